@@ -1,0 +1,313 @@
+//! From text to types, for instances.
+
+use std::collections::BTreeSet;
+
+use model::limits::{CpuAllowance, CpuSelection, Memory, parse_cpu_list};
+use model::{Bytes, Limits, MountMode, Seccomp};
+
+use crate::devices::{self, DeviceKind, NicChoice, RootChoice};
+use crate::keys::{FOREIGN, Kind, describe_kind, find_key};
+use crate::written::{Expanded, Map, Written};
+use crate::{INSTANCE_KEYS, Invalid};
+
+/// What an instance asks of its isolation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SandboxChoice {
+    /// Room for containers inside.
+    pub nesting: bool,
+    /// Locking of mounts.
+    pub mounts: MountMode,
+    /// System calls.
+    pub seccomp: Seccomp,
+    /// A keyring of its own is not wanted.
+    pub shared_keyring: bool,
+    /// Capabilities to keep beyond the default, by name.
+    pub more_capabilities: BTreeSet<String>,
+    /// Capabilities to drop beyond the default, by name.
+    pub fewer_capabilities: BTreeSet<String>,
+}
+
+/// The whole configuration, typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceConfig {
+    /// Limits.
+    pub limits: Limits,
+    /// Isolation.
+    pub sandbox: SandboxChoice,
+    /// Environment of init and of exec'd programs.
+    pub environment: Vec<(String, String)>,
+    /// Root disk.
+    pub root: RootChoice,
+    /// NICs, by device name.
+    pub nics: Vec<NicChoice>,
+}
+
+/// Reads a configuration with its profiles laid over. The first thing wrong is told.
+pub fn parse_instance(expanded: &Expanded) -> Result<InstanceConfig, Invalid> {
+    let config = &expanded.config;
+    config.iter().try_for_each(|(key, value)| check(key, value))?;
+    let (root, nics) = parse_devices(expanded)?;
+    Ok(InstanceConfig {
+        limits: limits(config)?,
+        sandbox: sandbox(config)?,
+        environment: environment(config),
+        root,
+        nics,
+    })
+}
+
+/// Whether the keys and devices of a profile make sense by themselves. What is missing may come from elsewhere.
+pub fn check_profile(written: &Written) -> Result<(), Invalid> {
+    written.config.iter().try_for_each(|(key, value)| check(key, value))?;
+    written.devices.iter().try_for_each(|(name, map)| devices::parse(name, map).map(drop))
+}
+
+/// Whether a key exists and its value is of its kind.
+fn check(key: &str, value: &str) -> Result<(), Invalid> {
+    let Some(entry) = find_key(key) else { return Err(unknown(key, value)) };
+    let allowed = || Invalid::new(key, value, format!("{} is allowed", describe_kind(entry.kind)));
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\t' | '\r');
+    if value.chars().any(control) || key.chars().any(char::is_control) {
+        return Err(Invalid::new(key, value, "control characters are not allowed"));
+    }
+    // An empty value takes a key back, as in other managers.
+    let fine = value.is_empty()
+        || match entry.kind {
+            Kind::Bool => boolean(value).is_some(),
+            Kind::Integer(low, high) => value.parse::<u64>().is_ok_and(|n| (low..=high).contains(&n)),
+            Kind::OneOf(words) => words.contains(&value),
+            Kind::Memory => memory(value).is_some(),
+            Kind::Cpus => cpus(value).is_some(),
+            Kind::Allowance => allowance(value).is_some(),
+            Kind::Capabilities => capabilities(value).is_some(),
+            Kind::Text => true,
+        };
+    if !fine {
+        return Err(allowed());
+    }
+    if key == "security.privileged" && boolean(value) == Some(true) {
+        let reason = "a container without isolation is not offered; name what it needs: security.nesting, security.caps, security.seccomp";
+        return Err(Invalid::new(key, value, reason));
+    }
+    Ok(())
+}
+
+fn unknown(key: &str, value: &str) -> Invalid {
+    if let Some((_, reason)) = FOREIGN.iter().find(|(prefix, _)| key.starts_with(prefix)) {
+        return Invalid::new(key, value, *reason);
+    }
+    // The known key with the most leading characters in common is what was meant, if it was a slip.
+    let common = |name: &str| name.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
+    let near = INSTANCE_KEYS.iter().max_by_key(|k| common(k.name)).filter(|k| common(k.name) >= 4);
+    let hint = near.map(|k| format!("; did you mean {}?", k.name)).unwrap_or_default();
+    Invalid::new(key, value, format!("unknown configuration key{hint}"))
+}
+
+/// A truth value as people write it.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" | "" => Some(false),
+        _ => None,
+    }
+}
+
+fn memory(text: &str) -> Option<Memory> {
+    match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse().ok().filter(|p| (1..=100).contains(p)).map(Memory::Percent),
+        // Less than this does not even hold a shell.
+        None => text.parse::<Bytes>().ok().filter(|b| b.0 >= 1 << 20).map(Memory::Bytes),
+    }
+}
+
+fn cpus(text: &str) -> Option<CpuSelection> {
+    match text.parse::<u32>() {
+        Ok(count) => (count > 0).then_some(CpuSelection::Count(count)),
+        Err(_) => parse_cpu_list(text).filter(|ids| !ids.is_empty()).map(CpuSelection::Set),
+    }
+}
+
+fn allowance(text: &str) -> Option<CpuAllowance> {
+    if let Some(percent) = text.strip_suffix('%') {
+        return percent.trim().parse().ok().filter(|p| (1..=100_000).contains(p)).map(CpuAllowance::Soft);
+    }
+    let (quota, period) = text.split_once('/')?;
+    let us = |text: &str| text.trim().strip_suffix("ms")?.trim().parse::<u64>().ok()?.checked_mul(1000);
+    let (quota_us, period_us) = (us(quota)?, us(period)?);
+    // Bounds of the kernel's bandwidth control: quota from 1 ms, period from 1 ms to 1 s.
+    let fine = quota_us >= 1000 && (1000..=1_000_000).contains(&period_us);
+    fine.then_some(CpuAllowance::Hard { quota_us, period_us })
+}
+
+/// Capabilities to keep and to drop.
+fn capabilities(text: &str) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
+    let (mut more, mut fewer) = (BTreeSet::new(), BTreeSet::new());
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (set, name) = match part.split_at_checked(1)? {
+            ("+", name) => (&mut more, name),
+            ("-", name) => (&mut fewer, name),
+            _ => return None,
+        };
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_prefix("cap_").unwrap_or(&name);
+        if !model::sandbox::CAPABILITIES.contains(&name) {
+            return None;
+        }
+        set.insert(name.to_owned());
+    }
+    Some((more, fewer))
+}
+
+fn given<'a>(config: &'a Map, key: &str) -> Option<&'a str> {
+    config.get(key).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+fn limits(config: &Map) -> Result<Limits, Invalid> {
+    Ok(Limits {
+        memory: given(config, "limits.memory").and_then(memory),
+        memory_soft: given(config, "limits.memory.enforce") == Some("soft"),
+        memory_swap: given(config, "limits.memory.swap").and_then(boolean),
+        cpu: given(config, "limits.cpu").and_then(cpus),
+        cpu_allowance: given(config, "limits.cpu.allowance").and_then(allowance),
+        cpu_priority: given(config, "limits.cpu.priority").and_then(|v| v.parse().ok()),
+        processes: given(config, "limits.processes").and_then(|v| v.parse().ok()),
+    })
+}
+
+fn sandbox(config: &Map) -> Result<SandboxChoice, Invalid> {
+    let is = |key: &str| given(config, key).and_then(boolean);
+    let (more_capabilities, fewer_capabilities) =
+        given(config, "security.caps").and_then(capabilities).unwrap_or_default();
+    Ok(SandboxChoice {
+        nesting: is("security.nesting") == Some(true),
+        mounts: if given(config, "security.mounts") == Some("strict") { MountMode::Strict } else { MountMode::Lean },
+        seccomp: if given(config, "security.seccomp") == Some("off") { Seccomp::Off } else { Seccomp::Base },
+        shared_keyring: is("security.keyring") == Some(false),
+        more_capabilities,
+        fewer_capabilities,
+    })
+}
+
+fn environment(config: &Map) -> Vec<(String, String)> {
+    config
+        .iter()
+        .filter_map(|(key, value)| key.strip_prefix("environment.").map(|name| (name.to_owned(), value.clone())))
+        .collect()
+}
+
+fn parse_devices(expanded: &Expanded) -> Result<(RootChoice, Vec<NicChoice>), Invalid> {
+    let (mut root, mut nics): (Option<RootChoice>, Vec<NicChoice>) = (None, Vec::new());
+    for (name, map) in &expanded.devices {
+        match devices::parse(name, map)? {
+            DeviceKind::Root(found) => {
+                if let Some(other) = &root {
+                    return Err(Invalid::new(name, "", format!("there is a root disk already: {}", other.device)));
+                }
+                root = Some(found);
+            }
+            DeviceKind::Nic(found) => {
+                if let Some(other) = nics.iter().find(|n| n.guest_name == found.guest_name) {
+                    let reason = format!("{} has this name in the guest already", other.device);
+                    return Err(Invalid::new(format!("{name}.name"), &found.guest_name, reason));
+                }
+                nics.push(*found);
+            }
+            DeviceKind::None => {}
+        }
+    }
+    let missing = || {
+        Invalid::new(
+            "root",
+            "",
+            "no root disk: add a device {type: disk, path: /, pool: POOL}, or use a profile that has one",
+        )
+    };
+    Ok((root.ok_or_else(missing)?, nics))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(config: &[(&str, &str)]) -> Expanded {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<Map>();
+        let root = map(&[("type", "disk"), ("path", "/"), ("pool", "default")]);
+        Expanded { config: map(config), devices: [("root".to_owned(), root)].into() }
+    }
+
+    fn limits_of(config: &[(&str, &str)]) -> Limits {
+        parse_instance(&expanded(config)).expect("valid").limits
+    }
+
+    #[test]
+    fn limits_are_typed() {
+        assert_eq!(limits_of(&[("limits.memory", "2GiB")]).memory, Some(Memory::Bytes(Bytes(2 << 30))));
+        assert_eq!(limits_of(&[("limits.memory", "25%")]).memory, Some(Memory::Percent(25)));
+        assert_eq!(limits_of(&[("limits.cpu", "2")]).cpu, Some(CpuSelection::Count(2)));
+        assert_eq!(limits_of(&[("limits.cpu", "0-1,3")]).cpu, Some(CpuSelection::Set(vec![0, 1, 3])));
+        assert_eq!(limits_of(&[("limits.cpu.allowance", "50%")]).cpu_allowance, Some(CpuAllowance::Soft(50)));
+        let hard = CpuAllowance::Hard { quota_us: 25_000, period_us: 100_000 };
+        assert_eq!(limits_of(&[("limits.cpu.allowance", "25ms/100ms")]).cpu_allowance, Some(hard));
+        assert_eq!(limits_of(&[("limits.processes", "")]).processes, None);
+    }
+
+    #[test]
+    fn wrong_values_name_key_value_and_what_is_allowed() {
+        for (key, value, word) in [
+            ("limits.memory", "lots", "512MiB"),
+            ("limits.memory", "10", "512MiB"),
+            ("limits.cpu", "0", "0-1,3"),
+            ("limits.cpu", "3-1", "0-1,3"),
+            ("limits.cpu.allowance", "0%", "50%"),
+            ("limits.cpu.allowance", "25ms/9000ms", "25ms/100ms"),
+            ("limits.processes", "-1", "1 to"),
+            ("limits.memory.enforce", "maybe", "hard or soft"),
+            ("security.nesting", "perhaps", "true or false"),
+            ("security.caps", "sys_time", "+"),
+            ("security.caps", "+flying", "+"),
+            ("user.x", "a\u{7}b", "control"),
+        ] {
+            let error = parse_instance(&expanded(&[(key, value)])).expect_err(value).to_string();
+            assert!(error.contains(key) && error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_foreign_keys_say_what_to_do() {
+        let error = |key| parse_instance(&expanded(&[(key, "x")])).expect_err(key).to_string();
+        assert!(error("limits.memry").contains("did you mean limits.memory"));
+        assert!(error("raw.lxc").contains("raw text"));
+        assert!(error("something").contains("unknown configuration key"));
+        let privileged = parse_instance(&expanded(&[("security.privileged", "true")])).expect_err("privileged");
+        assert!(privileged.reason.contains("security.caps"));
+        assert!(parse_instance(&expanded(&[("security.privileged", "false")])).is_ok());
+    }
+
+    #[test]
+    fn devices_are_checked_key_by_key() {
+        let with = |name: &str, pairs: &[(&str, &str)]| {
+            let mut all = expanded(&[]);
+            all.devices.insert(name.into(), pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
+            parse_instance(&all)
+        };
+        let nic = with("eth0", &[("type", "nic"), ("network", "br0"), ("ipv4.address", "10.0.0.5")]).expect("nic");
+        assert_eq!((nic.nics[0].guest_name.as_str(), nic.nics[0].filtering), ("eth0", true));
+        for (pairs, word) in [
+            (vec![("type", "nic")], "network"),
+            (vec![("type", "nic"), ("network", "br0"), ("colour", "red")], "colour"),
+            (vec![("type", "nic"), ("network", "br0"), ("ipv4.address", "fd00::1")], "IPv4"),
+            (vec![("type", "nic"), ("network", "br0"), ("hwaddr", "01:00:00:00:00:00")], "unicast"),
+            (vec![("type", "nic"), ("network", "br0"), ("mtu", "9")], "1280"),
+            (vec![("type", "nic"), ("network", "br0"), ("name", "a/b")], "characters"),
+            (vec![("type", "gpu")], "not supported"),
+            (vec![("path", "/")], "required"),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "default")], "root disk already"),
+        ] {
+            let error = with("dev", &pairs).expect_err(word).to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let mut none = expanded(&[]);
+        none.devices.clear();
+        assert!(parse_instance(&none).expect_err("no root").to_string().contains("no root disk"));
+    }
+}

@@ -1,0 +1,179 @@
+//! THE table. Parsing, documentation, completion and the API's own description of itself are made from it.
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false` (also `1`, `0`, `yes`, `no`, `on`, `off`).
+    Bool,
+    /// A whole number in a range, inclusive.
+    Integer(u64, u64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// A size, or a share of the host's memory like `50%`.
+    Memory,
+    /// A number of CPUs, or a set of their ids like `0-3,7`.
+    Cpus,
+    /// `50%` of a CPU when others want it, or a hard `25ms/100ms`.
+    Allowance,
+    /// Changes to the set of kept capabilities, like `+sys_time,-net_raw`.
+    Capabilities,
+    /// Any text without control characters except line breaks and tabs.
+    Text,
+}
+
+/// When a change of a key takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Live {
+    /// At once, also while running.
+    Now,
+    /// At the next start.
+    Restart,
+}
+
+/// One key, or with a name that ends in `*` a family of keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Name.
+    pub name: &'static str,
+    /// What its values may be.
+    pub kind: Kind,
+    /// What holds when it is not given, in words.
+    pub default: &'static str,
+    /// When a change takes effect.
+    pub live: Live,
+    /// What it does, in one sentence.
+    pub doc: &'static str,
+    /// API extension that brought it; empty for those of the first API.
+    pub extension: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, live: Live, doc: &'static str) -> Key {
+    Key { name, kind, default, live, doc, extension: "" }
+}
+
+/// All keys of instances and profiles.
+pub const INSTANCE_KEYS: &[Key] = &[
+    key(
+        "environment.*",
+        Kind::Text,
+        "",
+        Live::Restart,
+        "A variable in the environment of init and of exec'd programs.",
+    ),
+    key("image.*", Kind::Text, "", Live::Now, "A property of the image that the instance was made from."),
+    key("limits.cpu", Kind::Cpus, "all CPUs", Live::Now, "How many CPUs the instance runs on, or which."),
+    key(
+        "limits.cpu.allowance",
+        Kind::Allowance,
+        "100%",
+        Live::Now,
+        "How much CPU time it gets: a share when others want it too, or a hard quota in each period.",
+    ),
+    key("limits.cpu.priority", Kind::Integer(0, 10), "10", Live::Now, "Weight against instances with the same share."),
+    key("limits.memory", Kind::Memory, "all but 1 GiB of the host's", Live::Now, "Most memory that it may use."),
+    key(
+        "limits.memory.enforce",
+        Kind::OneOf(&["hard", "soft"]),
+        "hard",
+        Live::Now,
+        "Whether a process is killed beyond the limit (hard) or the instance only slowed down (soft).",
+    ),
+    key("limits.memory.swap", Kind::Bool, "as the host has it", Live::Now, "Whether its memory may be swapped out."),
+    key("limits.processes", Kind::Integer(1, 4_194_304), "16384", Live::Now, "Most processes and threads."),
+    key(
+        "security.caps",
+        Kind::Capabilities,
+        "those that a full system needs",
+        Live::Restart,
+        "Capabilities that are kept or dropped in addition to the default.",
+    ),
+    key(
+        "security.keyring",
+        Kind::Bool,
+        "true",
+        Live::Restart,
+        "Whether init starts with a session keyring of its own.",
+    ),
+    key(
+        "security.mounts",
+        Kind::OneOf(&["lean", "strict"]),
+        "lean",
+        Live::Restart,
+        "Strict also masks what /proc tells of the host; nested sandboxes then cannot mount a proc of their own.",
+    ),
+    key(
+        "security.nesting",
+        Kind::Bool,
+        "false",
+        Live::Restart,
+        "Room for containers inside: a range of 1,048,576 ids and a writable /sys.",
+    ),
+    key(
+        "security.privileged",
+        Kind::Bool,
+        "false",
+        Live::Restart,
+        "Only `false`: here each namespace, mask and capability is a switch of its own.",
+    ),
+    key(
+        "security.seccomp",
+        Kind::OneOf(&["base", "off"]),
+        "base",
+        Live::Restart,
+        "Which system calls are refused: those that reach the host's kernel as a whole, or none.",
+    ),
+    key("user.*", Kind::Text, "", Live::Now, "Yours: kept and told, never looked at."),
+    key("volatile.*", Kind::Text, "", Live::Now, "Written by the daemon; accepted back unchanged."),
+];
+
+/// The entry for a key; families match any name with their prefix and something after it.
+pub fn find_key(name: &str) -> Option<&'static Key> {
+    INSTANCE_KEYS.iter().find(|key| match key.name.strip_suffix('*') {
+        Some(prefix) => name.len() > prefix.len() && name.starts_with(prefix),
+        None => key.name == name,
+    })
+}
+
+/// What a kind of value looks like, for people.
+pub fn describe_kind(kind: Kind) -> String {
+    match kind {
+        Kind::Bool => "true or false".into(),
+        Kind::Integer(low, high) => format!("a whole number from {low} to {high}"),
+        Kind::OneOf(words) => words.join(" or "),
+        Kind::Memory => "a size like 512MiB or 2GB, or a share of the host's memory like 25%".into(),
+        Kind::Cpus => "a number of CPUs like 2, or their ids like 0-1,3 (one alone: 3-3)".into(),
+        Kind::Allowance => "a share like 50%, or a quota in a period like 25ms/100ms".into(),
+        Kind::Capabilities => "capabilities with + or - before each, like +sys_time,-net_raw".into(),
+        Kind::Text => "text without control characters".into(),
+    }
+}
+
+/// Keys of other managers that mean something we do in another way, or not at all, with what to do instead.
+pub(crate) const FOREIGN: &[(&str, &str)] = &[
+    (
+        "raw.",
+        "raw text for another program is not taken; each namespace, mount mode, capability and limit has a key of its own",
+    ),
+    ("nvidia.", "there is no NVIDIA runtime here"),
+    ("security.secureboot", "is for virtual machines"),
+    ("security.csm", "is for virtual machines"),
+    ("security.idmap.isolated", "every instance has ids of its own here; leave the key out"),
+    ("migration.stateful", "the state of running processes is not moved"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_every_key_is_found_by_its_name() {
+        assert!(INSTANCE_KEYS.is_sorted_by(|a, b| a.name < b.name));
+        for key in INSTANCE_KEYS {
+            let name = key.name.replace('*', "x");
+            assert_eq!(find_key(&name).map(|k| k.name), Some(key.name));
+            assert!(key.doc.ends_with('.'), "{}", key.name);
+        }
+        assert!(find_key("user.").is_none());
+        assert!(find_key("limits.memoryy").is_none());
+    }
+}

@@ -1,0 +1,228 @@
+//! All objects but instances, in memory, and the look-ups that definitions need.
+
+use std::collections::BTreeMap;
+
+use config::{Expanded, InstanceConfig, Written};
+use model::{
+    Fingerprint, FirstBootFile, HostFacts, InstanceId, InstanceSpec, NetworkName, NicSpec, PoolName, ProfileName,
+    ProjectName, Wish,
+};
+
+use crate::allocate::Allocator;
+use crate::error::{Error, Result};
+use crate::record::{
+    Alias, ImageRecord, InstanceRecord, NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord, Record, WishState,
+};
+use crate::{EngineConfig, RecipeFacts};
+
+/// The catalogue.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(crate) profiles: BTreeMap<(ProjectName, ProfileName), ProfileRecord>,
+    pub(crate) projects: BTreeMap<ProjectName, ProjectRecord>,
+    pub(crate) pools: BTreeMap<PoolName, PoolRecord>,
+    pub(crate) networks: BTreeMap<NetworkName, NetworkRecord>,
+    pub(crate) images: BTreeMap<Fingerprint, ImageRecord>,
+    pub(crate) aliases: BTreeMap<String, Alias>,
+    pub(crate) recipes: Vec<RecipeFacts>,
+    pub(crate) allocator: Allocator,
+}
+
+/// An image that can be had: one that is here, or one that would be built.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImageChoice {
+    /// Its files are here.
+    Here(Box<ImageRecord>),
+    /// It would be built from this recipe.
+    Recipe(Box<RecipeFacts>),
+}
+
+impl ImageChoice {
+    /// Its fingerprint; that of the recipe before it is built.
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            ImageChoice::Here(record) => record.facts.fingerprint,
+            ImageChoice::Recipe(recipe) => recipe.fingerprint,
+        }
+    }
+
+    /// Its properties.
+    pub fn properties(&self) -> &BTreeMap<String, String> {
+        match self {
+            ImageChoice::Here(record) => &record.properties,
+            ImageChoice::Recipe(recipe) => &recipe.properties,
+        }
+    }
+
+    /// Its architecture.
+    pub fn architecture(&self) -> &str {
+        match self {
+            ImageChoice::Here(record) => &record.facts.architecture,
+            ImageChoice::Recipe(recipe) => &recipe.architecture,
+        }
+    }
+}
+
+impl Catalog {
+    /// Reads all documents.
+    pub(crate) fn load(store: &store::Store, config: &EngineConfig) -> Result<Catalog> {
+        fn all<R: Record, K: Ord>(store: &store::Store, key: impl Fn(&R) -> K) -> Result<BTreeMap<K, R>> {
+            let records = parse_all::<R>(store)?;
+            Ok(records.into_iter().map(|record| (key(&record), record)).collect())
+        }
+        Ok(Catalog {
+            profiles: all(store, |r: &ProfileRecord| (r.project.clone(), r.name.clone()))?,
+            projects: all(store, |r: &ProjectRecord| r.name.clone())?,
+            pools: all(store, |r: &PoolRecord| r.spec.name.clone())?,
+            networks: all(store, |r: &NetworkRecord| r.spec.name.clone())?,
+            images: all(store, |r: &ImageRecord| r.facts.fingerprint)?,
+            aliases: all(store, |r: &Alias| r.name.clone())?,
+            recipes: config.recipes.clone(),
+            allocator: Allocator::new(config.id_ranges.clone()),
+        })
+    }
+
+    /// An image by alias, fingerprint or the beginning of one.
+    pub(crate) fn image(&self, word: &str) -> Result<ImageChoice> {
+        if let Some(alias) = self.aliases.get(word) {
+            return self.image_by_fingerprint(alias.target);
+        }
+        if let Some(recipe) = self.recipes.iter().find(|r| r.aliases.iter().any(|a| a == word)) {
+            return Ok(self.built_or_recipe(recipe));
+        }
+        if let Ok(fingerprint) = word.parse() {
+            return self.image_by_fingerprint(fingerprint);
+        }
+        self.image_by_prefix(word)
+    }
+
+    pub(crate) fn image_by_fingerprint(&self, fingerprint: Fingerprint) -> Result<ImageChoice> {
+        if let Some(record) = self.images.get(&fingerprint) {
+            return Ok(ImageChoice::Here(Box::new(record.clone())));
+        }
+        let recipe = self.recipes.iter().find(|r| r.fingerprint == fingerprint);
+        recipe.map(|r| self.built_or_recipe(r)).ok_or_else(|| Error::NotFound("Image not found".into()))
+    }
+
+    fn image_by_prefix(&self, prefix: &str) -> Result<ImageChoice> {
+        let not_found = || Error::NotFound(format!("Image {prefix:?} not found"));
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
+            return Err(not_found());
+        }
+        let known = self.images.keys().copied().chain(self.recipes.iter().map(|r| r.fingerprint));
+        let mut matching = known.filter(|fingerprint| fingerprint.to_string().starts_with(prefix));
+        match (matching.next(), matching.next()) {
+            (Some(one), None) => self.image_by_fingerprint(one),
+            (Some(_), Some(_)) => Err(Error::Invalid(format!("{prefix:?} is the beginning of several fingerprints"))),
+            (None, _) => Err(not_found()),
+        }
+    }
+
+    fn built_or_recipe(&self, recipe: &RecipeFacts) -> ImageChoice {
+        match self.images.values().find(|image| image.facts.recipe == Some(recipe.fingerprint)) {
+            Some(record) => ImageChoice::Here(Box::new(record.clone())),
+            None => ImageChoice::Recipe(Box::new(recipe.clone())),
+        }
+    }
+
+    fn profile(&self, project: &ProjectName, name: &ProfileName) -> Result<&ProfileRecord> {
+        let key = (project.clone(), name.clone());
+        self.profiles.get(&key).ok_or_else(|| Error::NotFound(format!("Profile {name:?} not found")))
+    }
+
+    /// A definition with its profiles laid over.
+    pub(crate) fn expand(&self, project: &ProjectName, profiles: &[ProfileName], own: &Written) -> Result<Expanded> {
+        let layers: Vec<&Written> =
+            profiles.iter().map(|name| self.profile(project, name).map(|p| &p.written)).collect::<Result<_>>()?;
+        Ok(config::expand(layers, own))
+    }
+
+    /// A definition, typed and checked against what exists.
+    pub(crate) fn config(&self, project: &ProjectName, wish: &WishState) -> Result<InstanceConfig> {
+        let config = config::parse_instance(&self.expand(project, &wish.profiles, &wish.written)?)?;
+        if !self.pools.contains_key(&config.root.pool) {
+            return Err(Error::NotFound(format!("Storage pool {} not found", config.root.pool)));
+        }
+        for nic in &config.nics {
+            self.network(&nic.network)?;
+        }
+        Ok(config)
+    }
+
+    pub(crate) fn network(&self, name: &NetworkName) -> Result<&NetworkRecord> {
+        self.networks.get(name).ok_or_else(|| Error::NotFound(format!("Network {name} not found")))
+    }
+
+    /// What the loop works towards for an instance.
+    pub(crate) fn wish(&self, record: &InstanceRecord, wish: &WishState, facts: &HostFacts) -> Result<Wish> {
+        let config = self.config(&record.project, wish)?;
+        Ok(Wish {
+            id: record.id,
+            exists: wish.exists,
+            power: wish.power,
+            stop: wish.stop,
+            root: wish.root,
+            source: wish.source,
+            spec: InstanceSpec {
+                name: record.name.clone(),
+                pool: record.pool.clone(),
+                sandbox: plan::sandbox(&config.sandbox, wish.ids, facts),
+                limits: config.limits.clone(),
+                nics: self.nics(&config, wish)?,
+                first_boot: first_boot(record),
+                environment: config.environment,
+            },
+        })
+    }
+
+    fn nics(&self, config: &InstanceConfig, wish: &WishState) -> Result<Vec<NicSpec>> {
+        let mut nics = Vec::new();
+        for choice in &config.nics {
+            let network = self.network(&choice.network)?;
+            // A profile that was given a NIC after the instance was made takes effect when the instance is next changed.
+            let Some(grant) = wish.nics.get(&choice.device) else { continue };
+            nics.push(NicSpec {
+                device: choice.device.clone(),
+                guest_name: choice.guest_name.clone(),
+                network: choice.network.clone(),
+                mac: grant.mac,
+                mtu: choice.mtu.or(network.spec.mtu),
+                ipv4: network.cidr4(grant.ipv4),
+                ipv6: network.cidr6(grant.ipv6),
+                gateway4: network.spec.ipv4.and_then(|g| match g.address {
+                    std::net::IpAddr::V4(a) => Some(a),
+                    std::net::IpAddr::V6(_) => None,
+                }),
+                gateway6: network.spec.ipv6.and_then(|g| match g.address {
+                    std::net::IpAddr::V6(a) => Some(a),
+                    std::net::IpAddr::V4(_) => None,
+                }),
+                spoofing: !choice.filtering,
+            });
+        }
+        Ok(nics)
+    }
+}
+
+/// What tells an instance from its neighbours on the same image.
+fn first_boot(record: &InstanceRecord) -> Vec<FirstBootFile> {
+    let file = |path: &str, content: String| FirstBootFile { path: path.into(), content, mode: 0o644 };
+    vec![
+        file("/etc/hostname", format!("{}\n", record.name)),
+        file("/etc/machine-id", format!("{}\n", machine_id(record.id))),
+    ]
+}
+
+/// The instance's id as machine-id(5) wants it.
+fn machine_id(id: InstanceId) -> String {
+    id.0.simple().to_string()
+}
+
+/// All documents of a kind.
+pub(crate) fn parse_all<R: Record>(store: &store::Store) -> Result<Vec<R>> {
+    let parse = |document: store::Document| {
+        serde_json::from_str(&document.body)
+            .map_err(|error| Error::Internal(format!("{} {}: {error}", R::KIND, document.key)))
+    };
+    store.list(R::KIND)?.into_iter().map(parse).collect()
+}

@@ -1,0 +1,607 @@
+//! The engine as its callers see it, and what its parts share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use config::{Expanded, Written};
+use model::{
+    BootGen, DeviceName, Fingerprint, IdMap, InstanceId, InstanceName, Power, ProfileName, ProjectName, RootGen,
+    RootSource, Step, StopKind, Wish,
+};
+use store::{Op, Store, Txn, TxnError};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::actor::{Command, Instance, InstanceView};
+use crate::catalog::{Catalog, ImageChoice};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::host::{Host, HostEvent, StepError};
+use crate::images::Images;
+use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
+use crate::record::{InstanceRecord, NicGrant, WishState};
+use crate::verbs::{NewInstance, Verb};
+use crate::{clock, defaults, operations};
+
+/// What an engine is started with.
+#[derive(Debug, Clone, Default)]
+pub struct EngineConfig {
+    /// Host ids that may be given out.
+    pub id_ranges: Vec<IdMap>,
+    /// Recipes that images can be built from.
+    pub recipes: Vec<RecipeFacts>,
+    /// What the first start on an empty database makes.
+    pub first_start: defaults::FirstStart,
+}
+
+/// A recipe as it is listed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RecipeFacts {
+    /// Fingerprint of the recipe.
+    pub fingerprint: Fingerprint,
+    /// Names that it answers to, the main one first.
+    pub aliases: Vec<String>,
+    /// Architecture.
+    pub architecture: String,
+    /// Properties of the image.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What the parts share.
+pub(crate) struct Shared {
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) store: Store,
+    pub(crate) events: Arc<Events>,
+    pub(crate) operations: Operations,
+    pub(crate) images: Images,
+    catalog: RwLock<Catalog>,
+    instances: RwLock<Instances>,
+    unfinished: Mutex<HashMap<Uuid, Operation>>,
+}
+
+#[derive(Default)]
+struct Instances {
+    by_id: BTreeMap<InstanceId, Arc<Instance>>,
+    by_name: BTreeMap<(ProjectName, InstanceName), InstanceId>,
+}
+
+impl Shared {
+    pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn instances(&self) -> RwLockReadGuard<'_, Instances> {
+        self.instances.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn instances_mut(&self) -> RwLockWriteGuard<'_, Instances> {
+        self.instances.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands changes to the database, together with the events that are to be kept.
+    pub(crate) fn submit(&self, mut ops: Vec<Op>) -> oneshot::Receiver<std::result::Result<u64, TxnError>> {
+        ops.extend(self.events.take_unkept());
+        self.store.submit(Txn { compare: Vec::new(), ops })
+    }
+
+    pub(crate) async fn submit_and_wait(&self, ops: Vec<Op>) -> Result<()> {
+        let answer = self.submit(ops).await;
+        answer.unwrap_or_else(|_| Err(TxnError::Broken("its writer has ended".into())))?;
+        Ok(())
+    }
+
+    /// What the loop works towards for a record.
+    pub(crate) fn wish(&self, record: &InstanceRecord) -> Result<Wish> {
+        self.catalog().wish(record, &record.wish, self.host.facts())
+    }
+
+    /// Gives a changed definition what its NICs need, and checks it.
+    pub(crate) fn regrant(&self, before: &InstanceRecord, wish: &mut WishState) -> Result<()> {
+        let mut catalog = self.catalog_mut();
+        let config = catalog.config(&before.project, wish)?;
+        if config.root.pool != before.pool {
+            return Err(Error::Invalid("The pool of a root disk can't be changed; copy the instance instead".into()));
+        }
+        if (config.sandbox.nesting && wish.ids.count < IdMap::NESTING)
+            || !config.sandbox.nesting && wish.ids.count > IdMap::ORDINARY
+        {
+            if wish.power.boot().is_some() {
+                return Err(Error::Invalid(
+                    "security.nesting changes the range of ids: stop the instance first".into(),
+                ));
+            }
+            let count = if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY };
+            wish.ids = catalog.allocator.ids(count)?;
+        }
+        let grants = grant_nics(&mut catalog, &config, &wish.nics, before.id)?;
+        wish.nics = grants;
+        Ok(())
+    }
+
+    /// Takes back what the former wish had and the new one has not.
+    pub(crate) fn forget_replaced_grants(&self, record: &InstanceRecord) {
+        let Some(previous) = &record.previous else { return };
+        let mut catalog = self.catalog_mut();
+        for (device, grant) in &previous.nics {
+            if record.wish.nics.get(device) != Some(grant) {
+                catalog.allocator.forget_grant(grant);
+            }
+        }
+        catalog.allocator.note(&InstanceRecord { previous: None, ..record.clone() });
+    }
+
+    /// An instance is gone.
+    pub(crate) fn forget(&self, record: &InstanceRecord) {
+        let mut instances = self.instances_mut();
+        instances.by_id.remove(&record.id);
+        instances.by_name.remove(&(record.project.clone(), record.name.clone()));
+        drop(instances);
+        self.catalog_mut().allocator.forget(record);
+    }
+
+    /// Whether an instance's root file system is based on a layer.
+    pub(crate) fn is_layer_used(&self, fingerprint: Fingerprint, pool: &model::PoolName) -> bool {
+        self.instances().by_id.values().any(|instance| {
+            let view = instance.view();
+            let wishes = [Some(&view.record.wish), view.record.previous.as_deref()];
+            view.record.pool == *pool
+                && wishes.into_iter().flatten().any(|wish| wish.source == RootSource::Image(fingerprint))
+        })
+    }
+
+    /// The operation that an earlier daemon did not live to end.
+    pub(crate) fn take_unfinished(&self, id: Uuid) -> Option<Operation> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    /// Names and addresses changed: whoever answers for them is told.
+    pub(crate) fn publish_names(&self) {
+        self.host.names(&self.names());
+    }
+
+    /// Names and addresses of all instances, by network.
+    fn names(&self) -> Vec<crate::host::NameEntry> {
+        let mut names = Vec::new();
+        for instance in self.instances().by_id.values() {
+            let view = instance.view();
+            for grant in view.record.wish.nics.values() {
+                names.push(crate::host::NameEntry {
+                    network: grant.network.clone(),
+                    name: view.record.name.clone(),
+                    mac: grant.mac,
+                    ipv4: grant.ipv4,
+                    ipv6: grant.ipv6,
+                });
+            }
+        }
+        names
+    }
+}
+
+/// What each NIC of a definition was given, or is given now.
+fn grant_nics(
+    catalog: &mut Catalog,
+    config: &config::InstanceConfig,
+    had: &BTreeMap<DeviceName, NicGrant>,
+    id: InstanceId,
+) -> Result<BTreeMap<DeviceName, NicGrant>> {
+    let mut grants: BTreeMap<DeviceName, NicGrant> = BTreeMap::new();
+    for choice in &config.nics {
+        let fits = |grant: &&NicGrant| {
+            grant.network == choice.network
+                && choice.mac.is_none_or(|mac| mac == grant.mac)
+                && choice.ipv4.is_none_or(|a| grant.ipv4.map(Into::into) == Some(a))
+                && choice.ipv6.is_none_or(|a| grant.ipv6.map(Into::into) == Some(a))
+        };
+        let granted = match had.get(&choice.device).filter(fits) {
+            Some(grant) => Ok(grant.clone()),
+            None => {
+                let network = catalog.network(&choice.network)?.clone();
+                catalog.allocator.nic(choice, &network, id)
+            }
+        };
+        match granted {
+            Ok(grant) => drop(grants.insert(choice.device.clone(), grant)),
+            Err(error) => {
+                // What was newly given goes back.
+                for (device, grant) in &grants {
+                    if had.get(device) != Some(grant) {
+                        catalog.allocator.forget_grant(grant);
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(grants)
+}
+
+/// The engine. Clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Reads what is remembered, makes what a first start needs, and sets every object to work towards its wish.
+    pub async fn start(host: Arc<dyn Host>, store: Store, config: EngineConfig) -> Result<Engine> {
+        let events = Arc::new(Events::new(store.last_event()?));
+        let catalog = Catalog::load(&store, &config)?;
+        let shared = Arc::new(Shared {
+            operations: Operations::new(events.clone()),
+            images: Images::default(),
+            catalog: RwLock::new(catalog),
+            instances: RwLock::default(),
+            unfinished: Mutex::default(),
+            host,
+            store,
+            events,
+        });
+        let engine = Engine { shared };
+        engine.load_operations()?;
+        defaults::make(&engine.shared, &config.first_start).await?;
+        engine.ensure_objects().await;
+        engine.load_instances().await?;
+        engine.follow_host();
+        Ok(engine)
+    }
+
+    fn load_operations(&self) -> Result<()> {
+        for document in self.shared.store.list(operations::KIND)? {
+            let Ok(view) = serde_json::from_str::<OperationView>(&document.body) else { continue };
+            if view.status.is_final() {
+                self.shared.operations.remember(view);
+            } else {
+                let operation = self.shared.operations.resume(view);
+                let id = operation.id();
+                self.shared.unfinished.lock().unwrap_or_else(PoisonError::into_inner).insert(id, operation);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pools and networks come before what lives on them. One that cannot be had does not stop the others.
+    async fn ensure_objects(&self) {
+        let steps: Vec<Step> = {
+            let catalog = self.shared.catalog();
+            let pools = catalog.pools.values().map(|p| Step::EnsurePool { pool: p.spec.clone() });
+            let networks = catalog.networks.values().map(|n| Step::EnsureNetwork { network: n.spec.clone() });
+            pools.chain(networks).collect()
+        };
+        for step in steps {
+            if let Err(error) = self.shared.host.apply(&step, &|_| {}).await {
+                tracing::error!(%error, step = step.name(), "not available");
+            }
+        }
+    }
+
+    async fn load_instances(&self) -> Result<()> {
+        let records = crate::catalog::parse_all::<InstanceRecord>(&self.shared.store)?;
+        for record in &records {
+            self.shared.catalog_mut().allocator.note(record);
+            self.add_instance(Instance::new(record.clone()));
+        }
+        self.shared.publish_names();
+        self.fail_orphaned_operations(&records);
+        let remembered = records.iter().map(|record| record.id).collect();
+        if let Err(error) = crate::sweep::run(&self.shared, &remembered).await {
+            tracing::error!(%error, "the host could not be compared with what is remembered");
+        }
+        for instance in self.shared.instances().by_id.values() {
+            instance.post(&self.shared, Command::Look);
+        }
+        Ok(())
+    }
+
+    /// Operations whose object is gone, or which were about something that cannot be gone on with.
+    fn fail_orphaned_operations(&self, records: &[InstanceRecord]) {
+        let owned: Vec<Uuid> = records.iter().filter_map(|r| r.operation).collect();
+        let mut unfinished = self.shared.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        let orphans: Vec<Uuid> = unfinished.keys().filter(|id| !owned.contains(id)).copied().collect();
+        for id in orphans {
+            if let Some(operation) = unfinished.remove(&id) {
+                let view =
+                    operation.tell_end(Err("the daemon ended while it ran; what it was about is unknown".into()));
+                let mut ops = vec![operations::document(&view)];
+                ops.extend(self.shared.operations.retire(&view));
+                drop(self.shared.submit(ops));
+                operation.end(view);
+            }
+        }
+    }
+
+    fn add_instance(&self, instance: Arc<Instance>) {
+        let record = &instance.view().record;
+        let mut instances = self.shared.instances_mut();
+        instances.by_name.insert((record.project.clone(), record.name.clone()), record.id);
+        instances.by_id.insert(record.id, instance);
+    }
+
+    /// What the host tells goes to whom it is about.
+    fn follow_host(&self) {
+        let mut events = self.shared.host.events();
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let id = match event {
+                    HostEvent::Changed(id) => id,
+                    HostEvent::KeeperLost(boot) => {
+                        tracing::error!(%boot, "its keeper died; another one took the guest over without its console and sessions");
+                        boot.id
+                    }
+                };
+                let instance = shared.instances().by_id.get(&id).cloned();
+                if let Some(instance) = instance {
+                    instance.post(&shared, Command::Look);
+                }
+            }
+        });
+    }
+
+    /// What happens, from now on and before.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.shared.events
+    }
+
+    /// All operations.
+    pub fn operations(&self) -> &Operations {
+        &self.shared.operations
+    }
+
+    /// What this host can do.
+    pub fn facts(&self) -> &model::HostFacts {
+        self.shared.host.facts()
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Every instance, by name.
+    pub fn instances(&self) -> Vec<Arc<InstanceView>> {
+        let instances = self.shared.instances();
+        instances.by_name.values().filter_map(|id| instances.by_id.get(id)).map(|i| i.view()).collect()
+    }
+
+    fn find(&self, project: &ProjectName, name: &str) -> Result<Arc<Instance>> {
+        let not_found = || {
+            let text =
+                format!("Failed to fetch instance {name:?} in project {:?}: Instance not found", project.as_str());
+            Error::NotFound(text)
+        };
+        let name: InstanceName = name.parse().map_err(|_| not_found())?;
+        let instances = self.shared.instances();
+        let id = instances.by_name.get(&(project.clone(), name)).ok_or_else(not_found)?;
+        instances.by_id.get(id).cloned().ok_or_else(not_found)
+    }
+
+    /// One instance.
+    pub fn instance(&self, project: &ProjectName, name: &str) -> Result<Arc<InstanceView>> {
+        self.find(project, name).map(|instance| instance.view())
+    }
+
+    /// Whether an instance is doing something.
+    pub fn is_busy(&self, project: &ProjectName, name: &str) -> Result<bool> {
+        self.find(project, name).map(|instance| instance.is_busy())
+    }
+
+    /// A definition with its profiles laid over.
+    pub fn expand(&self, record: &InstanceRecord) -> Result<Expanded> {
+        self.shared.catalog().expand(&record.project, &record.wish.profiles, &record.wish.written)
+    }
+
+    /// Asks something of an instance. Returns once that is remembered; the operation tells the rest.
+    ///
+    /// `expect` is the entity tag that the caller saw.
+    pub async fn ask(
+        &self,
+        project: &ProjectName,
+        name: &str,
+        verb: Verb,
+        expect: Option<String>,
+        requestor: Option<String>,
+    ) -> Result<OperationView> {
+        let instance = self.find(project, name)?;
+        let (accepted, answer) = oneshot::channel();
+        instance.post(&self.shared, Command::Verb { verb, expect, requestor, accepted });
+        answer.await.unwrap_or_else(|_| Err(Error::Cancelled("the daemon is ending".into())))
+    }
+
+    /// Makes an instance. Returns once that is remembered; the operation tells the rest.
+    pub async fn create(&self, new: NewInstance, requestor: Option<String>) -> Result<OperationView> {
+        let start = new.start;
+        let record = self.prepare(new)?;
+        let name = record.name.to_string();
+        let operation = self.shared.operations.start(NewOperation::on_instance(
+            record.project.as_str(),
+            "Creating instance",
+            &name,
+        ));
+        let record = InstanceRecord { operation: Some(operation.id()), ..record };
+        let instance = Instance::new(record);
+        self.add_instance(instance.clone());
+        let (accepted, answer) = oneshot::channel();
+        let command = Command::Create { start, requestor, operation: Box::new(operation), accepted };
+        instance.post(&self.shared, command);
+        answer.await.unwrap_or_else(|_| Err(Error::Cancelled("the daemon is ending".into())))
+    }
+
+    /// The steps that creating it would take, without doing them.
+    pub fn plan_create(&self, new: NewInstance) -> Result<Vec<Step>> {
+        let record = self.prepare(new)?;
+        let steps = self.shared.wish(&record).map(|wish| plan::diff(&wish, &Default::default(), self.facts()));
+        self.shared.forget(&record);
+        steps
+    }
+
+    /// The steps that a verb would take, without doing them.
+    pub fn plan_verb(&self, project: &ProjectName, name: &str, verb: &Verb) -> Result<Vec<Step>> {
+        let view = self.instance(project, name)?;
+        let (wish, _) = crate::verbs::next(&view.record, verb)?;
+        let wish = self.shared.catalog().wish(&view.record, &wish, self.facts())?;
+        Ok(plan::diff(&wish, &view.observed, self.facts()))
+    }
+
+    /// The record of a new instance, with everything given out and its name taken.
+    fn prepare(&self, new: NewInstance) -> Result<InstanceRecord> {
+        let id = InstanceId(Uuid::new_v4());
+        let mut catalog = self.shared.catalog_mut();
+        if !catalog.projects.contains_key(&new.project) {
+            return Err(Error::NotFound(format!("Project {} not found", new.project)));
+        }
+        let image = new.image.as_deref().map(|word| catalog.image(word)).transpose()?;
+        let name = match new.name {
+            Some(name) => name,
+            None => self.made_up_name(&new.project)?,
+        };
+        if self.shared.instances().by_name.contains_key(&(new.project.clone(), name.clone())) {
+            return Err(Error::Conflict(format!("Instance {:?} already exists", name.as_str())));
+        }
+        let boot = if new.start { BootGen(1) } else { BootGen(0) };
+        let mut wish = WishState {
+            exists: true,
+            power: if new.start { Power::On { boot, frozen: false } } else { Power::Off },
+            stop: StopKind::Force,
+            root: RootGen(1),
+            source: image.as_ref().map_or(RootSource::Empty, |i| RootSource::Image(i.fingerprint())),
+            written: with_image_keys(new.written, image.as_ref()),
+            profiles: new.profiles.unwrap_or_else(|| vec![default_profile()]),
+            description: new.description,
+            ephemeral: new.ephemeral,
+            nics: BTreeMap::new(),
+            ids: IdMap { base: 0, count: 0 },
+        };
+        let config = catalog.config(&new.project, &wish)?;
+        wish.ids = catalog.allocator.ids(if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY })?;
+        wish.nics = grant_nics(&mut catalog, &config, &BTreeMap::new(), id)?;
+        let architecture = image.as_ref().map_or(self.facts().machine.clone(), |i| i.architecture().to_owned());
+        Ok(InstanceRecord {
+            id,
+            project: new.project,
+            name,
+            architecture,
+            pool: config.root.pool,
+            created_ms: clock::now_ms(),
+            last_used_ms: if new.start { clock::now_ms() } else { 0 },
+            // Before it was asked for there was nothing.
+            previous: Some(Box::new(WishState { exists: false, power: Power::Off, ..wish.clone() })),
+            wish,
+            operation: None,
+            newest_boot: boot,
+            error: None,
+        })
+    }
+
+    /// A name that is free and easy to say.
+    fn made_up_name(&self, project: &ProjectName) -> Result<InstanceName> {
+        let instances = self.shared.instances();
+        for _ in 0..64 {
+            let name = crate::names::make_up(Uuid::new_v4().as_u128());
+            if !instances.by_name.contains_key(&(project.clone(), name.clone())) {
+                return Ok(name);
+            }
+        }
+        Err(Error::Conflict("no free name was found; give one".into()))
+    }
+
+    /// Instances that use a profile look at the host with the profile's new keys.
+    pub(crate) fn look_at_users(&self, profile: &crate::record::ProfileRecord) {
+        for instance in self.shared.instances().by_id.values() {
+            let view = instance.view();
+            if view.record.project == profile.project && view.record.wish.profiles.contains(&profile.name) {
+                instance.post(&self.shared, Command::Look);
+            }
+        }
+    }
+
+    /// An image by alias, fingerprint or the beginning of one.
+    pub fn image(&self, word: &str) -> Result<ImageChoice> {
+        self.shared.catalog().image(word)
+    }
+
+    /// Kept events numbered `from` and up.
+    pub async fn past_events(&self, from: u64) -> Vec<crate::events::Event> {
+        // What waits to be kept is kept first, so that the past reaches to now.
+        let _ = self.shared.submit_and_wait(Vec::new()).await;
+        let store = self.shared.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.events(from, u32::MAX));
+        let events = read.await.ok().and_then(std::result::Result::ok).unwrap_or_default();
+        events.iter().filter_map(|event| serde_json::from_str(&event.body).ok()).collect()
+    }
+
+    /// The isolation of an instance.
+    pub fn sandbox(&self, record: &InstanceRecord) -> Result<model::SandboxSpec> {
+        Ok(self.shared.wish(record)?.spec.sandbox)
+    }
+
+    /// Looks at everything again and does what is to be done.
+    pub async fn repair(&self) -> Result<()> {
+        self.ensure_objects().await;
+        let remembered = {
+            let instances = self.shared.instances();
+            for instance in instances.by_id.values() {
+                instance.post(&self.shared, Command::Look);
+            }
+            instances.by_id.keys().copied().collect()
+        };
+        self.rest().await;
+        crate::sweep::run(&self.shared, &remembered).await
+    }
+
+    /// Starts an operation that is about streams.
+    pub fn start_streams(
+        &self,
+        project: &ProjectName,
+        description: &'static str,
+        name: &str,
+        metadata: BTreeMap<String, serde_json::Value>,
+    ) -> Operation {
+        let new = NewOperation {
+            class: Class::Websocket,
+            metadata,
+            ..NewOperation::on_instance(project.as_str(), description, name)
+        };
+        self.shared.operations.start(new)
+    }
+
+    /// The host, for what is no step: streams and figures.
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.shared.host
+    }
+
+    /// Waits until no instance is doing anything. For tests and an orderly end.
+    pub async fn rest(&self) {
+        loop {
+            let busy = self.shared.instances().by_id.values().any(|i| i.is_busy());
+            let running =
+                self.operations().list().iter().any(|o| o.status == Status::Running && o.class == Class::Task);
+            if !busy && !running {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// The image's properties become keys of the instance, as they were when it was made.
+fn with_image_keys(mut written: Written, image: Option<&ImageChoice>) -> Written {
+    for (key, value) in image.map(ImageChoice::properties).into_iter().flatten() {
+        written.config.entry(format!("image.{key}")).or_insert_with(|| value.clone());
+    }
+    written
+}
+
+pub(crate) fn default_profile() -> ProfileName {
+    // A constant that is valid.
+    "default".parse().unwrap_or_else(|_| unreachable!("a valid name"))
+}
+
+/// What went wrong with a step, as an error of the engine.
+pub fn step_error(step: &str, message: impl Into<String>) -> StepError {
+    StepError { step: step.to_owned(), message: message.into(), hint: None, transient: false }
+}

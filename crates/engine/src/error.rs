@@ -1,0 +1,72 @@
+//! Why something could not be done, by kinds that the API has status codes for.
+
+use crate::host::StepError;
+
+/// An error of the engine.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// It exists already, or its state does not allow this.
+    #[error("{0}")]
+    Conflict(String),
+    /// What was asked for makes no sense; with what would.
+    #[error("{0}")]
+    Invalid(String),
+    /// It changed since the caller looked at it.
+    #[error("ETag doesn't match: {wanted} vs {found}")]
+    Stale {
+        /// What the caller saw.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
+    /// The host refused a step.
+    #[error("{0}")]
+    Step(StepError),
+    /// The database cannot be written.
+    #[error("{0}")]
+    Store(store::TxnError),
+    /// It was given up, because somebody asked for that or the daemon stopped.
+    #[error("{0}")]
+    Cancelled(String),
+    /// Something that is here to be found as a bug.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The result of an engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<StepError> for Error {
+    fn from(error: StepError) -> Self {
+        Error::Step(error)
+    }
+}
+
+impl From<store::TxnError> for Error {
+    fn from(error: store::TxnError) -> Self {
+        match &error {
+            // "instance-name" becomes "an instance with the name".
+            store::TxnError::Claimed { space, value, .. } => Error::Conflict(match *space {
+                "instance-name" => format!("Instance {:?} already exists", value.rsplit('/').next().unwrap_or(value)),
+                space => format!("{space} {value} is already in use"),
+            }),
+            store::TxnError::Conflict { .. } => Error::Conflict(error.to_string()),
+            store::TxnError::Full | store::TxnError::Broken(_) => Error::Store(error),
+        }
+    }
+}
+
+impl From<config::Invalid> for Error {
+    fn from(error: config::Invalid) -> Self {
+        Error::Invalid(format!("Invalid config: {error}"))
+    }
+}
+
+impl From<model::InvalidName> for Error {
+    fn from(error: model::InvalidName) -> Self {
+        Error::Invalid(error.to_string())
+    }
+}

@@ -1,0 +1,228 @@
+//! The narrow seam between decisions and the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::step::Step;
+use model::{Boot, Fingerprint, HostFacts, InstanceId, InstanceName, Mac, NetworkName, Observed, PoolName};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// A future in a box, as traits that are used by reference need it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why a step failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}{}", hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
+pub struct StepError {
+    /// Name of the step.
+    pub step: String,
+    /// What was attempted, on what, and why it failed.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Trying again may help: the host was short of something.
+    pub transient: bool,
+}
+
+/// Something happened on the host that nobody here asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostEvent {
+    /// The state of an instance is not what was last observed.
+    Changed(InstanceId),
+    /// The keeper of a boot died and another one took its guest over.
+    KeeperLost(Boot),
+}
+
+/// How far a long step is.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// What the engine does things with. Two implementations: the real host, and one of the tests.
+pub trait Host: Send + Sync + 'static {
+    /// What this host can do.
+    fn facts(&self) -> &HostFacts;
+
+    /// Everything on the host that belongs to an instance whose volume is in `pool`.
+    fn observe<'a>(&'a self, id: InstanceId, pool: &'a PoolName) -> BoxFuture<'a, Result<Observed, StepError>>;
+
+    /// Everything on the host that is ours, by name: to be compared with what is remembered.
+    fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>>;
+
+    /// Does one step; it is done, wholly, when this returns.
+    fn apply<'a>(&'a self, step: &'a Step, progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>>;
+
+    /// Starts a process in a running guest.
+    fn exec<'a>(&'a self, boot: Boot, order: ExecOrder) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>>;
+
+    /// The console of a running guest.
+    fn console<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>>;
+
+    /// What a running guest uses.
+    fn usage<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Usage, StepError>>;
+
+    /// Names and addresses, all of them, for whoever answers for them.
+    fn names(&self, names: &[NameEntry]);
+
+    /// What happens without being asked for. To be called once.
+    fn events(&self) -> mpsc::Receiver<HostEvent>;
+}
+
+/// Everything on the host that is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Instances of which there is anything, and the pools to look for it in.
+    pub instances: BTreeSet<(InstanceId, PoolName)>,
+    /// Images whose files are whole.
+    pub images: Vec<ImageFacts>,
+    /// Layers.
+    pub layers: BTreeSet<(Fingerprint, PoolName)>,
+}
+
+/// What came of a step beyond its being done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Done,
+    /// An image was taken or built.
+    Image(Box<ImageFacts>),
+}
+
+/// An image as its files say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// SHA-256 of its content.
+    pub fingerprint: Fingerprint,
+    /// Recipe that it was built from.
+    pub recipe: Option<Fingerprint>,
+    /// Architecture as its metadata says.
+    pub architecture: String,
+    /// Properties as its metadata says.
+    pub properties: BTreeMap<String, String>,
+    /// Seconds since 1970 at which it was made.
+    pub created_at: i64,
+    /// Seconds since 1970 after which it should not be used; 0 for never.
+    pub expires_at: i64,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Metadata and root file system are two files.
+    pub split: bool,
+    /// Name of the file that was uploaded.
+    pub filename: String,
+}
+
+/// A process to run in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecOrder {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Environment as `NAME=value`.
+    pub environment: Vec<String>,
+    /// Working directory; empty means the user's home or `/`.
+    pub cwd: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// On a terminal of this many columns and rows.
+    pub terminal: Option<(u16, u16)>,
+    /// Its streams go nowhere.
+    pub silent: bool,
+    /// Kept with the process and told after a restart of the daemon.
+    pub label: Vec<u8>,
+    /// Its confinement, the same as init's.
+    pub sandbox: Option<model::SandboxSpec>,
+}
+
+/// The streams of a process or console, by position, so that whoever reads may come back and go on.
+pub trait Session: Send + Sync {
+    /// The next bytes of an output stream (1 or 2) from `offset`, and where they begin: later than asked only when bytes of
+    /// a console were overwritten meanwhile. Waits for them. `None` at the end of the stream.
+    fn read(&self, stream: u8, offset: u64) -> BoxFuture<'_, Option<(u64, Bytes)>>;
+
+    /// Everything of a stream below `offset` arrived where it should.
+    fn acknowledge(&self, stream: u8, offset: u64);
+
+    /// Writes to standard input; waits while the process does not take it. False once it takes nothing any more.
+    fn write(&self, data: Bytes) -> BoxFuture<'_, bool>;
+
+    /// Nothing follows on standard input.
+    fn close_input(&self) -> BoxFuture<'_, ()>;
+
+    /// Changes the terminal's size.
+    fn resize(&self, columns: u16, rows: u16);
+
+    /// Sends a signal by number.
+    fn signal(&self, signal: i32);
+
+    /// Waits for the end: 0 to 255, or 128 and the signal. `None` when it can't be told (the guest or keeper died).
+    fn ended(&self) -> BoxFuture<'_, Option<i32>>;
+
+    /// Its end was kept elsewhere: everything of it may go.
+    fn forget(&self);
+}
+
+/// A NIC as the network's answers know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameEntry {
+    /// On which network.
+    pub network: NetworkName,
+    /// Name of the instance.
+    pub name: InstanceName,
+    /// Hardware address.
+    pub mac: Mac,
+    /// IPv4 address.
+    pub ipv4: Option<std::net::Ipv4Addr>,
+    /// IPv6 address.
+    pub ipv6: Option<std::net::Ipv6Addr>,
+}
+
+/// What a guest uses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Pid of init on the host.
+    pub pid: u32,
+    /// Processes and threads.
+    pub processes: i64,
+    /// Nanoseconds of CPU time.
+    pub cpu_ns: i64,
+    /// Nanoseconds of CPU time that it may use each second; 0 for no limit.
+    pub cpu_allowed_ns: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+    /// The most bytes of memory that it ever used.
+    pub memory_peak_bytes: i64,
+    /// Bytes of memory that it may use.
+    pub memory_limit_bytes: i64,
+    /// Bytes swapped out.
+    pub swap_bytes: i64,
+    /// Seconds since 1970 at which init was started.
+    pub started_at: i64,
+    /// Bytes on the root disk that belong to it alone.
+    pub disk_bytes: i64,
+    /// Links in the guest.
+    pub links: Vec<LinkUsage>,
+}
+
+/// A link in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinkUsage {
+    /// Name in the guest.
+    pub name: String,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<model::Cidr>,
+    /// Hardware address; empty for loopback.
+    pub mac: String,
+    /// Name of the host's end; empty when there is none.
+    pub host_name: String,
+    /// Largest packet.
+    pub mtu: u32,
+    /// It is up.
+    pub up: bool,
+    /// It is the loopback.
+    pub loopback: bool,
+    /// Bytes and packets received, sent, errors in, errors out, drops in, drops out.
+    pub counters: [i64; 8],
+}

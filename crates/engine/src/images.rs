@@ -1,0 +1,157 @@
+//! Images: one job at a time for each, and whoever needs its outcome waits for the same one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model::{Fingerprint, PoolName, Step};
+use tokio::sync::watch;
+
+use crate::catalog::ImageChoice;
+use crate::clock;
+use crate::engine::Shared;
+use crate::error::{Error, Result};
+use crate::events::{Happening, Lifecycle};
+use crate::host::{Effect, ImageFacts};
+use crate::operations::Operation;
+use crate::record::{ImageRecord, Record};
+
+/// How far a job is.
+#[derive(Debug, Clone)]
+struct State {
+    text: String,
+    outcome: Option<Result<Fingerprint>>,
+}
+
+/// Jobs under way, by image and pool.
+#[derive(Debug, Default)]
+pub(crate) struct Images {
+    jobs: Mutex<HashMap<(Fingerprint, PoolName), watch::Receiver<State>>>,
+}
+
+impl Images {
+    /// Has an image unpacked in a pool, built from its recipe first where it is not here yet; its fingerprint.
+    pub(crate) async fn ensure(
+        &self,
+        shared: &Arc<Shared>,
+        fingerprint: Fingerprint,
+        pool: &PoolName,
+        operation: Option<&Operation>,
+    ) -> Result<Fingerprint> {
+        let choice = shared.catalog().image_by_fingerprint(fingerprint)?;
+        if let ImageChoice::Here(record) = &choice
+            && record.pools.contains(pool)
+        {
+            return Ok(record.facts.fingerprint);
+        }
+        let mut job = self.join(shared, choice, pool);
+        loop {
+            let state = job.borrow_and_update().clone();
+            if let Some(outcome) = state.outcome {
+                return outcome;
+            }
+            if let (Some(operation), false) = (operation, state.text.is_empty()) {
+                operation.progress("create_instance_from_image_unpack", &state.text);
+            }
+            if job.changed().await.is_err() {
+                return Err(Error::Internal("the image's job vanished".into()));
+            }
+        }
+    }
+
+    /// The job that does it: the one under way, or a new one.
+    fn join(&self, shared: &Arc<Shared>, choice: ImageChoice, pool: &PoolName) -> watch::Receiver<State> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (choice.fingerprint(), pool.clone());
+        if let Some(job) = jobs.get(&key) {
+            return job.clone();
+        }
+        let (state, job) = watch::channel(State { text: String::new(), outcome: None });
+        jobs.insert(key.clone(), job.clone());
+        let shared = shared.clone();
+        // A task of its own: it goes on when whoever asked first goes away.
+        tokio::spawn(async move {
+            let tell = |text: &str| state.send_modify(|s| s.text = text.to_owned());
+            let outcome = work(&shared, choice, &key.1, &tell).await;
+            // Out of the table before its outcome is told, so that the next one who asks sees the catalogue.
+            shared.images.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            state.send_modify(|s| s.outcome = Some(outcome));
+        });
+        job
+    }
+}
+
+async fn work(
+    shared: &Arc<Shared>,
+    choice: ImageChoice,
+    pool: &PoolName,
+    tell: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Fingerprint> {
+    let fingerprint = match choice {
+        ImageChoice::Here(record) => record.facts.fingerprint,
+        ImageChoice::Recipe(recipe) => {
+            let facts = apply(shared, &Step::BuildImage { recipe: recipe.fingerprint }, tell).await?;
+            let facts = facts.ok_or_else(|| Error::Internal("a build without an image".into()))?;
+            let fingerprint = facts.fingerprint;
+            add(shared, facts, recipe.properties.clone(), false).await?;
+            fingerprint
+        }
+    };
+    apply(shared, &Step::UnpackLayer { fingerprint, pool: pool.clone() }, tell).await?;
+    let record = {
+        let mut catalog = shared.catalog_mut();
+        let Some(record) = catalog.images.get_mut(&fingerprint) else {
+            return Err(Error::NotFound("Image not found: it was deleted meanwhile".into()));
+        };
+        if !record.pools.contains(pool) {
+            record.pools.push(pool.clone());
+        }
+        record.last_used_ms = clock::now_ms();
+        record.clone()
+    };
+    // Not awaited: should it be lost, the next need for the layer finds it and says so again.
+    drop(shared.submit(vec![record.put()]));
+    Ok(fingerprint)
+}
+
+async fn apply(shared: &Arc<Shared>, step: &Step, tell: &(dyn Fn(&str) + Send + Sync)) -> Result<Option<ImageFacts>> {
+    match shared.host.apply(step, tell).await? {
+        Effect::Done => Ok(None),
+        Effect::Image(facts) => Ok(Some(*facts)),
+    }
+}
+
+/// Remembers an image whose files are in place.
+pub(crate) async fn add(
+    shared: &Arc<Shared>,
+    facts: ImageFacts,
+    properties: std::collections::BTreeMap<String, String>,
+    public: bool,
+) -> Result<()> {
+    let mut all = facts.properties.clone();
+    all.extend(properties);
+    let fingerprint = facts.fingerprint;
+    let record = ImageRecord {
+        facts,
+        properties: all,
+        public,
+        uploaded_ms: clock::now_ms(),
+        last_used_ms: 0,
+        pools: Vec::new(),
+    };
+    let op = record.put();
+    shared.catalog_mut().images.insert(fingerprint, record);
+    tell(shared, "image-created", fingerprint);
+    shared.submit_and_wait(vec![op]).await
+}
+
+/// Tells a step in an image's life.
+pub(crate) fn tell(shared: &Shared, action: &str, fingerprint: Fingerprint) {
+    let lifecycle = Lifecycle {
+        action: action.to_owned(),
+        source: format!("/1.0/images/{fingerprint}"),
+        context: Default::default(),
+        requestor: None,
+        name: fingerprint.to_string(),
+    };
+    shared.events.tell("default", Happening::Lifecycle(lifecycle));
+}

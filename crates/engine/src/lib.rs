@@ -1,0 +1,45 @@
+//! Actors that take commands, look, plan, apply and publish; operations and events.
+//!
+//! It knows neither HTTP nor SQL nor system calls: it acts through [`Host`] and remembers through `store`.
+
+mod access;
+mod actor;
+mod allocate;
+mod catalog;
+mod clock;
+mod defaults;
+mod doctor;
+mod engine;
+mod error;
+mod events;
+mod host;
+mod images;
+mod mailbox;
+mod names;
+mod objects;
+mod operations;
+mod record;
+mod sweep;
+mod verbs;
+
+pub mod etag;
+
+pub use access::{Access, Inventory, Object, PoolUsage};
+pub use actor::{InstanceStatus, InstanceView};
+pub use catalog::ImageChoice;
+pub use clock::now_ms;
+pub use defaults::FirstStart;
+pub use doctor::{Diagnosis, Wrong};
+pub use engine::{Engine, EngineConfig, RecipeFacts, step_error};
+pub use error::{Error, Result};
+pub use events::{Event, Events, Happening, Lifecycle, Logging};
+pub use host::{
+    BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, LinkUsage, NameEntry, Progress, Session, StepError,
+    Survey, Usage,
+};
+pub use objects::ImageWish;
+pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
+pub use record::{
+    Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
+};
+pub use verbs::{NewInstance, Update, Verb};

@@ -1,0 +1,353 @@
+//! Images, aliases, profiles, and the lists of everything that is no instance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use config::Written;
+use model::{Fingerprint, ProfileName, ProjectName, Step};
+
+use crate::catalog::ImageChoice;
+use crate::engine::{Engine, RecipeFacts};
+use crate::error::{Error, Result};
+use crate::host::Effect;
+use crate::images;
+use crate::operations::{Class, NewOperation, Operation, OperationView};
+use crate::record::{Alias, ImageRecord, NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord, Record};
+use crate::{clock, operations};
+
+/// What a client says about an image that it sends.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ImageWish {
+    /// Properties beyond those of its metadata.
+    pub properties: BTreeMap<String, String>,
+    /// Everybody may have it.
+    pub public: bool,
+    /// Names that it gets.
+    pub aliases: Vec<(String, String)>,
+    /// What its fingerprint must be.
+    pub expected: Option<Fingerprint>,
+}
+
+impl Engine {
+    /// Every image whose files are here.
+    pub fn images(&self) -> Vec<ImageRecord> {
+        self.shared.catalog().images.values().cloned().collect()
+    }
+
+    /// Recipes that no image here was built from.
+    pub fn unbuilt_recipes(&self) -> Vec<RecipeFacts> {
+        let catalog = self.shared.catalog();
+        let built = |recipe: &RecipeFacts| catalog.images.values().any(|i| i.facts.recipe == Some(recipe.fingerprint));
+        catalog.recipes.iter().filter(|recipe| !built(recipe)).cloned().collect()
+    }
+
+    /// Every alias: those that were given, and those of recipes.
+    pub fn aliases(&self) -> Vec<Alias> {
+        let catalog = self.shared.catalog();
+        let mut all: BTreeMap<String, Alias> = BTreeMap::new();
+        for recipe in &catalog.recipes {
+            let Ok(image) = catalog.image_by_fingerprint(recipe.fingerprint) else { continue };
+            for name in &recipe.aliases {
+                let description = recipe.properties.get("description").cloned().unwrap_or_default();
+                all.insert(name.clone(), Alias { name: name.clone(), description, target: image.fingerprint() });
+            }
+        }
+        all.extend(catalog.aliases.iter().map(|(name, alias)| (name.clone(), alias.clone())));
+        all.into_values().collect()
+    }
+
+    /// One alias.
+    pub fn alias(&self, name: &str) -> Result<Alias> {
+        let found = self.aliases().into_iter().find(|alias| alias.name == name);
+        found.ok_or_else(|| Error::NotFound("Image alias not found".into()))
+    }
+
+    /// Gives an image another name.
+    pub async fn create_alias(&self, alias: Alias) -> Result<()> {
+        if alias.name.is_empty() || alias.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(Error::Invalid(format!("{:?} is no name for an image", alias.name)));
+        }
+        {
+            let mut catalog = self.shared.catalog_mut();
+            catalog.image_by_fingerprint(alias.target)?;
+            if catalog.aliases.contains_key(&alias.name) {
+                return Err(Error::Conflict(format!("Alias {:?} already exists", alias.name)));
+            }
+            catalog.aliases.insert(alias.name.clone(), alias.clone());
+        }
+        let stored = self.shared.submit_and_wait(vec![alias.put()]).await;
+        if stored.is_err() {
+            self.shared.catalog_mut().aliases.remove(&alias.name);
+        }
+        stored
+    }
+
+    /// Points an alias elsewhere or describes it anew.
+    pub async fn change_alias(
+        &self,
+        name: &str,
+        target: Option<Fingerprint>,
+        description: Option<String>,
+    ) -> Result<()> {
+        let mut alias = self.alias(name)?;
+        if let Some(target) = target {
+            self.shared.catalog().image_by_fingerprint(target)?;
+            alias.target = target;
+        }
+        alias.description = description.unwrap_or(alias.description);
+        self.shared.catalog_mut().aliases.insert(name.to_owned(), alias.clone());
+        self.shared.submit_and_wait(vec![alias.put()]).await
+    }
+
+    /// Takes a name of an image away. Those of recipes stay.
+    pub async fn delete_alias(&self, name: &str) -> Result<()> {
+        let gone = self.shared.catalog_mut().aliases.remove(name);
+        let gone = gone.ok_or_else(|| Error::NotFound("Image alias not found".into()))?;
+        self.shared.submit_and_wait(vec![gone.delete()]).await
+    }
+
+    /// Takes a finished upload as an image. Returns at once; the operation tells the rest.
+    pub async fn import_image(&self, upload: String, wish: ImageWish) -> Result<OperationView> {
+        let engine = self.clone();
+        self.image_task("Downloading image", Default::default(), |operation| async move {
+            let step = Step::AdoptImage { upload };
+            let tell = |text: &str| operation.progress("create_image_from_upload", text);
+            let Effect::Image(facts) = engine.shared.host.apply(&step, &tell).await? else {
+                return Err(Error::Internal("an upload without an image".into()));
+            };
+            let fingerprint = facts.fingerprint;
+            if let Some(expected) = wish.expected.filter(|expected| *expected != fingerprint) {
+                let step = Step::RemoveImage { fingerprint };
+                if engine.image(&fingerprint.to_string()).is_err() {
+                    engine.shared.host.apply(&step, &|_| {}).await?;
+                }
+                return Err(Error::Invalid(format!("the image that arrived is {fingerprint}, not {expected}")));
+            }
+            if engine.shared.catalog().images.contains_key(&fingerprint) {
+                return Err(Error::Conflict(format!("Image {fingerprint} already exists")));
+            }
+            let size = facts.size;
+            images::add(&engine.shared, *facts, wish.properties, wish.public).await?;
+            engine.note_layers(fingerprint).await;
+            engine.name_image(fingerprint, &wish.aliases).await?;
+            operation.set_metadata("fingerprint", fingerprint.to_string().into());
+            operation.set_metadata("size", size.to_string().into());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Builds an image from a recipe, unless it is here. Returns at once; the operation tells the rest.
+    pub async fn build_image(&self, word: &str, wish: ImageWish) -> Result<OperationView> {
+        let choice = self.image(word)?;
+        let engine = self.clone();
+        self.image_task("Building image", Default::default(), |operation| async move {
+            let pool = engine.shared.catalog().pools.keys().next().cloned();
+            let pool = pool.ok_or_else(|| Error::NotFound("There is no storage pool".into()))?;
+            let images = &engine.shared.images;
+            let fingerprint = images.ensure(&engine.shared, choice.fingerprint(), &pool, Some(&operation)).await?;
+            engine.name_image(fingerprint, &wish.aliases).await?;
+            operation.set_metadata("fingerprint", fingerprint.to_string().into());
+            Ok(())
+        })
+        .await
+    }
+
+    /// The image child unpacked it in a pool already: that is noted.
+    async fn note_layers(&self, fingerprint: Fingerprint) {
+        let pools: Vec<_> = self.shared.catalog().pools.keys().cloned().collect();
+        if let Some(pool) = pools.first()
+            && let Err(error) = self.shared.images.ensure(&self.shared, fingerprint, pool, None).await
+        {
+            tracing::warn!(%fingerprint, %error, "not unpacked");
+        }
+    }
+
+    async fn name_image(&self, target: Fingerprint, aliases: &[(String, String)]) -> Result<()> {
+        for (name, description) in aliases {
+            self.create_alias(Alias { name: name.clone(), description: description.clone(), target }).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs work on images as an operation that is kept.
+    async fn image_task<F>(
+        &self,
+        description: &'static str,
+        resources: BTreeMap<String, Vec<String>>,
+        work: impl FnOnce(Arc<Operation>) -> F,
+    ) -> Result<OperationView>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let operation = Arc::new(self.shared.operations.start(NewOperation {
+            project: ProjectName::default().to_string(),
+            class: Class::Task,
+            description,
+            resources,
+            metadata: BTreeMap::new(),
+            may_cancel: false,
+        }));
+        self.shared.submit_and_wait(vec![operations::document(&operation.view())]).await?;
+        let view = operation.view();
+        let shared = self.shared.clone();
+        let work = work(operation.clone());
+        tokio::spawn(async move {
+            let result = work.await.map_err(|error| error.to_string());
+            let view = operation.tell_end(result);
+            let mut ops = vec![operations::document(&view)];
+            ops.extend(shared.operations.retire(&view));
+            drop(shared.submit(ops));
+            operation.end(view);
+        });
+        Ok(view)
+    }
+
+    /// Changes what people say about an image.
+    pub async fn change_image(&self, word: &str, properties: BTreeMap<String, String>, public: bool) -> Result<()> {
+        let fingerprint = self.here(word)?.facts.fingerprint;
+        let record = {
+            let mut catalog = self.shared.catalog_mut();
+            let record =
+                catalog.images.get_mut(&fingerprint).ok_or_else(|| Error::NotFound("Image not found".into()))?;
+            record.properties = properties;
+            record.public = public;
+            record.clone()
+        };
+        self.shared.submit_and_wait(vec![record.put()]).await
+    }
+
+    /// An image whose files are here.
+    pub fn here(&self, word: &str) -> Result<ImageRecord> {
+        match self.image(word)? {
+            ImageChoice::Here(record) => Ok(*record),
+            ImageChoice::Recipe(_) => Err(Error::NotFound("Image not found: it has not been built yet".into())),
+        }
+    }
+
+    /// Removes an image; instances that are based on it keep its layer. Returns at once; the operation tells the rest.
+    pub async fn delete_image(&self, word: &str) -> Result<OperationView> {
+        let record = self.here(word)?;
+        let engine = self.clone();
+        let fingerprint = record.facts.fingerprint;
+        let resources = [("images".to_owned(), vec![format!("/1.0/images/{fingerprint}")])].into();
+        self.image_task("Deleting image", resources, |_| async move {
+            let shared = &engine.shared;
+            let aliases: Vec<Alias> = {
+                let mut catalog = shared.catalog_mut();
+                catalog.images.remove(&fingerprint);
+                let of = |alias: &Alias| alias.target == fingerprint;
+                let gone = catalog.aliases.values().filter(|a| of(a)).cloned().collect();
+                catalog.aliases.retain(|_, alias| !of(alias));
+                gone
+            };
+            // The wish first: what is left on the disk without it is swept.
+            let mut ops = vec![record.delete()];
+            ops.extend(aliases.iter().map(Record::delete));
+            shared.submit_and_wait(ops).await?;
+            images::tell(shared, "image-deleted", fingerprint);
+            shared.host.apply(&Step::RemoveImage { fingerprint }, &|_| {}).await?;
+            for pool in record.pools.iter().filter(|pool| !shared.is_layer_used(fingerprint, pool)) {
+                shared.host.apply(&Step::RemoveLayer { fingerprint, pool: pool.clone() }, &|_| {}).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every profile of a project.
+    pub fn profiles(&self, project: &ProjectName) -> Vec<ProfileRecord> {
+        self.shared.catalog().profiles.values().filter(|p| p.project == *project).cloned().collect()
+    }
+
+    /// One profile.
+    pub fn profile(&self, project: &ProjectName, name: &str) -> Result<ProfileRecord> {
+        let found = self.profiles(project).into_iter().find(|profile| profile.name.as_str() == name);
+        found.ok_or_else(|| Error::NotFound("Profile not found".into()))
+    }
+
+    /// Makes a profile.
+    pub async fn create_profile(&self, profile: ProfileRecord) -> Result<()> {
+        check_profile(&profile.written)?;
+        let key = (profile.project.clone(), profile.name.clone());
+        {
+            let mut catalog = self.shared.catalog_mut();
+            if catalog.profiles.contains_key(&key) {
+                return Err(Error::Conflict(format!("Profile {:?} already exists", profile.name.as_str())));
+            }
+            catalog.profiles.insert(key.clone(), profile.clone());
+        }
+        let stored = self.shared.submit_and_wait(vec![profile.put()]).await;
+        if stored.is_err() {
+            self.shared.catalog_mut().profiles.remove(&key);
+        }
+        stored
+    }
+
+    /// Changes a profile; instances that use it are looked at again. `expect` is the entity tag that the caller saw.
+    pub async fn change_profile(&self, profile: ProfileRecord, expect: Option<String>) -> Result<()> {
+        check_profile(&profile.written)?;
+        let before = self.profile(&profile.project, profile.name.as_str())?;
+        expect_tag(expect, crate::etag::of(&(&before.written, &before.description)))?;
+        self.shared.submit_and_wait(vec![profile.put()]).await?;
+        let key = (profile.project.clone(), profile.name.clone());
+        self.shared.catalog_mut().profiles.insert(key, profile.clone());
+        self.look_at_users(&profile);
+        Ok(())
+    }
+
+    /// Removes a profile that nobody uses.
+    pub async fn delete_profile(&self, project: &ProjectName, name: &str) -> Result<()> {
+        let profile = self.profile(project, name)?;
+        if profile.name == crate::engine::default_profile() {
+            return Err(Error::Invalid("The \"default\" profile can't be deleted".into()));
+        }
+        if !self.users_of_profile(project, &profile.name).is_empty() {
+            return Err(Error::Invalid("Profile is currently in use".into()));
+        }
+        self.shared.submit_and_wait(vec![profile.delete()]).await?;
+        self.shared.catalog_mut().profiles.remove(&(profile.project.clone(), profile.name.clone()));
+        Ok(())
+    }
+
+    /// Names of instances that use a profile.
+    pub fn users_of_profile(&self, project: &ProjectName, name: &ProfileName) -> Vec<String> {
+        let uses = |view: &&Arc<crate::InstanceView>| {
+            view.record.project == *project && view.record.wish.profiles.contains(name)
+        };
+        self.instances().iter().filter(uses).map(|view| view.record.name.to_string()).collect()
+    }
+
+    /// Every network.
+    pub fn networks(&self) -> Vec<NetworkRecord> {
+        self.shared.catalog().networks.values().cloned().collect()
+    }
+
+    /// Every pool.
+    pub fn pools(&self) -> Vec<PoolRecord> {
+        self.shared.catalog().pools.values().cloned().collect()
+    }
+
+    /// Every project.
+    pub fn projects(&self) -> Vec<ProjectRecord> {
+        self.shared.catalog().projects.values().cloned().collect()
+    }
+
+    /// Seconds since 1970, for whoever needs the same clock.
+    pub fn now_s(&self) -> i64 {
+        clock::now_ms() / 1000
+    }
+}
+
+/// Whether the caller saw what is there now.
+pub(crate) fn expect_tag(expect: Option<String>, found: String) -> Result<()> {
+    match expect.as_deref().map(|tag| tag.trim_matches('"')) {
+        Some(wanted) if wanted != found => Err(Error::Stale { wanted: wanted.to_owned(), found }),
+        _ => Ok(()),
+    }
+}
+
+/// The keys of a profile must make sense by themselves; a root disk may come from elsewhere.
+fn check_profile(written: &Written) -> Result<()> {
+    config::check_profile(written).map_err(Error::from)
+}

@@ -1,0 +1,339 @@
+//! Operations: what was asked for, how far it is, and how it ended. They outlive the daemon and stay readable.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::Op;
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::events::{Events, Happening};
+
+/// Kind of the documents.
+pub(crate) const KIND: &str = "operation";
+
+/// How long a final operation stays readable, in milliseconds.
+const KEEP_MS: i64 = 24 * 3600 * 1000;
+
+/// Final operations that are kept at most; 1 KB each.
+const KEEP_COUNT: usize = 2000;
+
+/// What an operation is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Work in the background.
+    Task,
+    /// Streams that a client connects to.
+    Websocket,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// It waits.
+    Pending,
+    /// It runs.
+    Running,
+    /// It was asked to end early.
+    Cancelling,
+    /// It is done.
+    Success,
+    /// It failed; see the error.
+    Failure,
+    /// It ended early.
+    Cancelled,
+}
+
+impl Status {
+    /// It will not change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Status::Success | Status::Failure | Status::Cancelled)
+    }
+}
+
+/// An operation as it is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationView {
+    /// Its id.
+    pub id: Uuid,
+    /// Project of what it works on.
+    pub project: String,
+    /// What it is like.
+    pub class: Class,
+    /// What it does.
+    pub description: String,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+    /// Milliseconds since 1970.
+    pub updated_ms: i64,
+    /// How far it is.
+    pub status: Status,
+    /// Paths of what it works on, by kind.
+    pub resources: BTreeMap<String, Vec<String>>,
+    /// Progress and results.
+    pub metadata: BTreeMap<String, Value>,
+    /// It can be ended early.
+    pub may_cancel: bool,
+    /// Why it failed.
+    pub error: String,
+}
+
+/// An operation under way. Dropping the last handle of one that is not final fails it.
+#[derive(Debug)]
+pub struct Operation {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    view: watch::Sender<OperationView>,
+    cancel: Notify,
+    events: Arc<Events>,
+}
+
+/// All operations.
+#[derive(Debug)]
+pub struct Operations {
+    events: Arc<Events>,
+    known: Mutex<HashMap<Uuid, Known>>,
+}
+
+#[derive(Debug)]
+enum Known {
+    Live(Arc<Shared>),
+    Final(Arc<OperationView>),
+}
+
+/// What a new operation is made of.
+#[derive(Debug, Clone)]
+pub struct NewOperation {
+    /// Project of what it works on.
+    pub project: String,
+    /// What it is like.
+    pub class: Class,
+    /// What it does.
+    pub description: &'static str,
+    /// Paths of what it works on, by kind.
+    pub resources: BTreeMap<String, Vec<String>>,
+    /// Results known from the start.
+    pub metadata: BTreeMap<String, Value>,
+    /// It can be ended early.
+    pub may_cancel: bool,
+}
+
+impl NewOperation {
+    /// A task on one instance.
+    pub fn on_instance(project: &str, description: &'static str, name: &str) -> NewOperation {
+        NewOperation {
+            project: project.to_owned(),
+            class: Class::Task,
+            description,
+            resources: [("instances".to_owned(), vec![format!("/1.0/instances/{name}")])].into(),
+            metadata: BTreeMap::new(),
+            may_cancel: false,
+        }
+    }
+}
+
+impl Operations {
+    pub(crate) fn new(events: Arc<Events>) -> Operations {
+        Operations { events, known: Mutex::new(HashMap::new()) }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts an operation and tells it.
+    pub fn start(&self, new: NewOperation) -> Operation {
+        let now = clock::now_ms();
+        self.resume(OperationView {
+            id: Uuid::new_v4(),
+            project: new.project,
+            class: new.class,
+            description: new.description.to_owned(),
+            created_ms: now,
+            updated_ms: now,
+            status: Status::Running,
+            resources: new.resources,
+            metadata: new.metadata,
+            may_cancel: new.may_cancel,
+            error: String::new(),
+        })
+    }
+
+    /// Goes on with one that an earlier daemon started.
+    pub(crate) fn resume(&self, view: OperationView) -> Operation {
+        let id = view.id;
+        let (view, _) = watch::channel(view);
+        let shared = Arc::new(Shared { view, cancel: Notify::new(), events: self.events.clone() });
+        self.known().insert(id, Known::Live(shared.clone()));
+        let operation = Operation { shared };
+        operation.tell();
+        operation
+    }
+
+    /// Remembers one that is final already.
+    pub(crate) fn remember(&self, view: OperationView) {
+        self.known().insert(view.id, Known::Final(Arc::new(view)));
+    }
+
+    /// One operation.
+    pub fn get(&self, id: Uuid) -> Result<OperationView> {
+        match self.known().get(&id) {
+            Some(Known::Live(shared)) => Ok(shared.view.borrow().clone()),
+            Some(Known::Final(view)) => Ok((**view).clone()),
+            None => Err(Error::NotFound("Operation not found".into())),
+        }
+    }
+
+    /// All operations, oldest first.
+    pub fn list(&self) -> Vec<OperationView> {
+        let mut all: Vec<OperationView> = self
+            .known()
+            .values()
+            .map(|known| match known {
+                Known::Live(shared) => shared.view.borrow().clone(),
+                Known::Final(view) => (**view).clone(),
+            })
+            .collect();
+        all.sort_by_key(|view| (view.created_ms, view.id));
+        all
+    }
+
+    /// Waits until an operation is final.
+    pub async fn wait(&self, id: Uuid) -> Result<OperationView> {
+        let mut watcher = match self.known().get(&id) {
+            Some(Known::Live(shared)) => shared.view.subscribe(),
+            Some(Known::Final(view)) => return Ok((**view).clone()),
+            None => return Err(Error::NotFound("Operation not found".into())),
+        };
+        let view = watcher.wait_for(|view| view.status.is_final()).await;
+        view.map(|view| view.clone()).map_err(|_| Error::Internal("the operation vanished".into()))
+    }
+
+    /// Asks an operation to end early.
+    pub fn cancel(&self, id: Uuid) -> Result<()> {
+        match self.known().get(&id) {
+            Some(Known::Live(shared)) if shared.view.borrow().may_cancel => {
+                shared.cancel.notify_one();
+                Ok(())
+            }
+            Some(_) => Err(Error::Invalid("This operation can't be cancelled".into())),
+            None => Err(Error::NotFound("Operation not found".into())),
+        }
+    }
+
+    /// A final operation is kept as it is; its live parts go. Returns what else must leave the database.
+    pub(crate) fn retire(&self, view: &OperationView) -> Vec<Op> {
+        let mut known = self.known();
+        known.insert(view.id, Known::Final(Arc::new(view.clone())));
+        let limit = clock::now_ms() - KEEP_MS;
+        let finals = known.values().filter(|k| matches!(k, Known::Final(_))).count();
+        // Looked at now and then only: when an eighth more than allowed are kept.
+        if finals < KEEP_COUNT + KEEP_COUNT / 8 {
+            return Vec::new();
+        }
+        let mut old: Vec<(i64, Uuid)> = known
+            .iter()
+            .filter_map(|(id, k)| match k {
+                Known::Final(view) => Some((view.updated_ms, *id)),
+                Known::Live(_) => None,
+            })
+            .collect();
+        old.sort_unstable();
+        let drop_count = old.len() - KEEP_COUNT;
+        let mut ops = Vec::new();
+        for (n, (updated, id)) in old.into_iter().enumerate() {
+            if n < drop_count || updated < limit {
+                known.remove(&id);
+                ops.push(Op::Delete { kind: KIND, key: id.to_string() });
+            }
+        }
+        ops
+    }
+}
+
+impl Operation {
+    /// Its id.
+    pub fn id(&self) -> Uuid {
+        self.shared.view.borrow().id
+    }
+
+    /// As it is now.
+    pub fn view(&self) -> OperationView {
+        self.shared.view.borrow().clone()
+    }
+
+    fn tell(&self) {
+        let view = self.view();
+        let project = view.project.clone();
+        self.shared.events.tell(&project, Happening::Operation(view));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut OperationView)) {
+        self.shared.view.send_modify(|view| {
+            change(view);
+            view.updated_ms = clock::now_ms();
+        });
+        self.tell();
+    }
+
+    /// Tells how far it is; `stage` like `create_instance_from_image_unpack`.
+    pub fn progress(&self, stage: &str, text: &str) {
+        self.update(|view| {
+            view.metadata.insert(format!("{stage}_progress"), Value::from(text));
+        });
+    }
+
+    /// Adds results.
+    pub fn set_metadata(&self, key: &str, value: Value) {
+        self.update(|view| {
+            view.metadata.insert(key.to_owned(), value);
+        });
+    }
+
+    /// Waits until somebody asks it to end early.
+    pub async fn cancelled(&self) {
+        self.shared.cancel.notified().await;
+    }
+
+    /// Tells its end and returns it as it will be. Whoever waits for it is woken by [`Operation::end`], once what must not
+    /// be overtaken by the next request has been submitted.
+    pub(crate) fn tell_end(&self, result: std::result::Result<(), String>) -> OperationView {
+        let mut view = self.view();
+        view.updated_ms = clock::now_ms();
+        match result {
+            Ok(()) => view.status = Status::Success,
+            Err(error) => {
+                view.status = Status::Failure;
+                view.error = error;
+            }
+        }
+        self.shared.events.tell(&view.project, Happening::Operation(view.clone()));
+        view
+    }
+
+    /// Wakes whoever waits.
+    pub(crate) fn end(&self, view: OperationView) {
+        self.shared.view.send_replace(view);
+    }
+
+    /// Ends one that works with streams only and is kept nowhere.
+    pub fn finish_unkept(&self, operations: &Operations, result: std::result::Result<(), String>) {
+        let view = self.tell_end(result);
+        let _ = operations.retire(&view);
+        self.end(view);
+    }
+}
+
+/// The document of an operation.
+pub(crate) fn document(view: &OperationView) -> Op {
+    let body = serde_json::to_string(view).unwrap_or_default();
+    Op::Put { kind: KIND, key: view.id.to_string(), body }
+}

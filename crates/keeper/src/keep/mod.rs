@@ -1,0 +1,370 @@
+//! `sysctl-keeper keep`: the parent of one guest.
+//!
+//! It waits for init, holds its console and the exec'd processes with their streams, and does what the daemon tells it on
+//! one socket. It never blocks on anything but `poll`, has one thread, no policy and no database, and outlives the daemon.
+
+mod guest;
+mod peer;
+mod requests;
+mod resume;
+mod ring;
+mod session;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kernel::process::SingleThread;
+use kernel::{Errno, Result};
+use runtime::exec::{Place, Stage};
+use runtime::protocol::{Failure, KeepEvent, KeepSpec, Nothing, Output, Prepared, Status, phase};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use guest::{Guest, News};
+use peer::Peer;
+use session::Session;
+
+/// How long a stage that was made ahead of its order waits for one.
+const SPARE_LIFE: Duration = Duration::from_secs(5);
+
+/// A stage made ahead, and when it goes away again.
+#[derive(Debug)]
+struct Spare {
+    stage: Stage,
+    until: Instant,
+}
+
+/// A keeper.
+#[derive(Debug)]
+struct Keep {
+    proof: SingleThread,
+    spec: KeepSpec,
+    directory: PathBuf,
+    listener: OwnedFd,
+    peer: Option<Peer>,
+    guest: Guest,
+    place: Place,
+    sessions: BTreeMap<u32, Session>,
+    next_leaf: u32,
+    spare: Option<Spare>,
+    /// Number of the request that a launch under way answers.
+    launch_sequence: u32,
+    console_told: u64,
+    released: bool,
+}
+
+/// What woke us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Listener,
+    Peer,
+    Launch,
+    Init,
+    Console,
+    Session(u32),
+    Spare,
+}
+
+/// Serves one boot, with the first connection to the daemon on `socket`.
+pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Result<()> {
+    let directory = PathBuf::from(&spec.directory);
+    let guest = if spec.adopt_pid > 0 { Guest::adopt(proof, &spec)? } else { Guest::new()? };
+    let place = Place {
+        payload: PathBuf::from(&spec.group),
+        v1_groups: spec.v1_groups.iter().map(PathBuf::from).collect(),
+        owner: spec.id_base,
+    };
+    let listener = listen(&directory)?;
+    let mut keep = Keep {
+        proof,
+        directory,
+        listener,
+        peer: Some(Peer::new(socket)),
+        guest,
+        place,
+        sessions: BTreeMap::new(),
+        next_leaf: 1,
+        spare: None,
+        launch_sequence: 0,
+        console_told: 0,
+        released: false,
+        spec,
+    };
+    keep.write_status();
+    keep.tell(0, KeepEvent::Status(keep.status()), &[]);
+    keep.serve()
+}
+
+/// Goes on after our program was replaced; `state` is what the former program wrote.
+pub(crate) fn resume(proof: SingleThread, state: OwnedFd) -> Result<()> {
+    resume::restore(proof, state)?.serve()
+}
+
+/// The socket on which a restarted daemon finds us.
+fn listen(directory: &std::path::Path) -> Result<OwnedFd> {
+    let path = directory.join("control");
+    let _ = std::fs::remove_file(&path);
+    let listener = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path)?)?;
+    rustix::net::listen(&listener, 4)?;
+    Ok(listener)
+}
+
+impl Keep {
+    fn serve(&mut self) -> Result<()> {
+        while !self.released {
+            for source in self.wait()? {
+                self.handle(source);
+            }
+            self.notify();
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is to be done.
+    fn wait(&self) -> Result<Vec<Source>> {
+        let watched = self.watched();
+        let mut fds: Vec<PollFd<'_>> =
+            watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = self.spare.as_ref().map(|spare| {
+            let rest = spare.until.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: i64::from(rest.subsec_nanos()) }
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Ok(vec![Source::Spare]),
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno),
+        }
+        let mut ready: Vec<Source> =
+            fds.iter().zip(&watched).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, w)| w.0).collect();
+        ready.dedup();
+        Ok(ready)
+    }
+
+    fn watched(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
+        let mut list = vec![(Source::Listener, self.listener.as_fd(), PollFlags::IN)];
+        if let Some(peer) = &self.peer {
+            list.push((Source::Peer, peer.as_fd(), peer.interest()));
+        }
+        if let Some(launch) = &self.guest.launch {
+            list.push((Source::Launch, launch.report.as_fd(), PollFlags::IN));
+        }
+        if let (Some(pidfd), phase::RUNNING) = (&self.guest.pidfd, self.guest.phase) {
+            list.push((Source::Init, pidfd.as_fd(), PollFlags::IN));
+        }
+        if let Some(console) = &self.guest.console {
+            list.push((Source::Console, console.master.as_fd(), PollFlags::IN));
+        }
+        for (number, session) in &self.sessions {
+            let source = Source::Session(*number);
+            if let Some(stage) = &session.stage {
+                list.push((source, stage.socket.as_fd(), PollFlags::IN));
+            }
+            if let Some(pidfd) = &session.pidfd {
+                list.push((source, pidfd.as_fd(), PollFlags::IN));
+            }
+            for stream in [&session.stdout, &session.stderr].into_iter().flatten() {
+                list.extend(stream.wants().map(|fd| (source, fd, PollFlags::IN)));
+            }
+            if let Some(input) = session.wants_output() {
+                list.push((source, input, PollFlags::OUT));
+            }
+        }
+        list
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Peer => self.converse(),
+            Source::Launch => {
+                if let Some(news) = self.guest.advance() {
+                    self.report(news);
+                }
+            }
+            Source::Init => {
+                if let Some(news) = self.guest.reap() {
+                    self.report(news);
+                }
+            }
+            Source::Console => self.guest.pump_console(),
+            Source::Session(number) => self.advance_session(number),
+            Source::Spare => {
+                if self.spare.as_ref().is_some_and(|spare| spare.until <= Instant::now()) {
+                    self.dismiss_spare();
+                }
+            }
+        }
+    }
+
+    /// A daemon connects: the newest one is the one that lives.
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return };
+        self.peer = Some(Peer::new(socket));
+        self.tell(0, KeepEvent::Status(self.status()), &[]);
+    }
+
+    fn report(&mut self, news: News) {
+        let sequence = self.launch_sequence;
+        match news {
+            News::Prepared => {
+                self.tell_network(sequence);
+                self.write_status();
+            }
+            News::Ready => self.tell(sequence, KeepEvent::Ready(Nothing {}), &[]),
+            News::Started => {
+                self.write_status();
+                self.tell(sequence, KeepEvent::Started(Nothing {}), &[]);
+            }
+            News::Failed(failure) => {
+                self.write_status();
+                self.tell(sequence, KeepEvent::Failed(failure), &[]);
+            }
+            News::Ended => {
+                self.dismiss_spare();
+                self.write_status();
+                self.tell(0, KeepEvent::Ended(self.status()), &[]);
+            }
+        }
+    }
+
+    fn advance_session(&mut self, number: u32) {
+        let Some(session) = self.sessions.get_mut(&number) else { return };
+        match session.advance() {
+            Ok(false) => {}
+            Ok(true) => {
+                let event = KeepEvent::SessionStarted(session.state(number));
+                if let Some(peer) = &mut self.peer {
+                    peer.send(session.sequence, &event, &session.rings());
+                }
+                self.make_spare();
+            }
+            Err(failure) => {
+                let sequence = session.sequence;
+                if let Some(session) = self.sessions.remove(&number) {
+                    let _ = std::fs::remove_dir(&session.leaf);
+                }
+                self.tell(sequence, KeepEvent::Failed(failure), &[]);
+                return;
+            }
+        }
+        let Some(session) = self.sessions.get_mut(&number) else { return };
+        session.reap();
+        session.pump();
+    }
+
+    /// Tells the daemon what changed since it was last told.
+    fn notify(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        if peer.is_lost() {
+            self.peer = None;
+            return;
+        }
+        // News are levels, not moments: while the daemon is behind they add up to one.
+        if peer.is_behind() {
+            return;
+        }
+        let head = self.guest.console_ring.state.head;
+        if self.console_told != head {
+            self.console_told = head;
+            peer.send(0, &KeepEvent::Output(Output { session: 0, stream: 1, head, eof: false }), &[]);
+        }
+        for (number, session) in &mut self.sessions {
+            if session.stage.is_some() {
+                continue;
+            }
+            for (stream, tag) in [(&mut session.stdout, 1), (&mut session.stderr, 2)] {
+                let Some(stream) = stream else { continue };
+                let now = (stream.ring.state.head, stream.ring.state.eof);
+                if stream.told != now {
+                    stream.told = now;
+                    let output = Output { session: *number, stream: tag, head: now.0, eof: now.1 };
+                    peer.send(0, &KeepEvent::Output(output), &[]);
+                }
+            }
+            if let Some(taken) = session.input_news(*number) {
+                peer.send(0, &KeepEvent::Taken(taken), &[]);
+            }
+            if session.is_complete() && !session.told_end {
+                session.told_end = true;
+                peer.send(0, &KeepEvent::SessionEnded(session.state(*number)), &[]);
+            }
+        }
+    }
+
+    fn tell(&mut self, sequence: u32, event: KeepEvent, fds: &[BorrowedFd<'_>]) {
+        if let Some(peer) = &mut self.peer {
+            peer.send(sequence, &event, fds);
+        }
+    }
+
+    /// Init's pid, its network namespace and a netlink socket in it; false when there is none.
+    fn tell_network(&mut self, sequence: u32) -> bool {
+        let (Some((netns, netlink)), Some(peer)) = (&self.guest.network, &mut self.peer) else { return false };
+        let event = KeepEvent::Prepared(Prepared { pid: self.guest.pid });
+        peer.send(sequence, &event, &[netns.as_fd(), netlink.as_fd()]);
+        true
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            boot: self.spec.boot.clone(),
+            phase: self.guest.phase,
+            pid: self.guest.pid,
+            end: self.guest.end,
+            code: self.guest.code,
+            console: self.guest.console_ring.state.head,
+            sessions: self.sessions.iter().map(|(number, session)| session.state(*number)).collect(),
+            failure: self.guest.failure.clone(),
+            keeper: rustix::process::getpid().as_raw_nonzero().get() as u32,
+            release: crate::RELEASE.to_owned(),
+            adopted: self.guest.adopted,
+        }
+    }
+
+    /// What a later keeper must know to take over when we die: `pid start-time`, by rename.
+    fn write_status(&self) {
+        let start = guest::start_time(self.guest.pid).unwrap_or(0);
+        let text = format!("1 {} {} {}\n", self.guest.phase, self.guest.pid, start);
+        let (new, old) = (self.directory.join("status.new"), self.directory.join("status"));
+        // A full runtime directory must not keep a guest from starting; the control socket tells the same.
+        let _ = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &old));
+    }
+
+    /// Makes a stage ahead of the next order where that takes long. It goes away when none comes.
+    fn make_spare(&mut self) {
+        if self.place.v1_groups.is_empty() || self.spare.is_some() || self.guest.phase != phase::RUNNING {
+            return;
+        }
+        if let Ok(stage) = self.make_stage() {
+            self.spare = Some(Spare { stage, until: Instant::now() + SPARE_LIFE });
+        }
+    }
+
+    fn make_stage(&mut self) -> std::result::Result<Stage, Failure> {
+        let number = self.next_leaf;
+        self.next_leaf += 1;
+        runtime::exec::prepare(self.proof, &self.place, number)
+    }
+
+    /// Lets the spare stage go: it sees its socket close and exits.
+    fn dismiss_spare(&mut self) {
+        if let Some(Spare { stage, .. }) = self.spare.take() {
+            drop(stage.socket);
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(stage.pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            let _ = std::fs::remove_dir(&stage.leaf);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `sysctl-keeper spawn`: starts keepers and helpers for the daemon, which forks nothing itself.
+//!
+//! It keeps no state: it may die and be started again at any time. As child subreaper it inherits the init of a keeper
+//! that was killed and then learns, like the keeper would have, how that init ended.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use kernel::process::{Clone, Side, SingleThread};
+use kernel::{Errno, Result};
+use runtime::protocol::{Child, Failure, Hello, HelpSpec, KeepSpec, SpawnEvent, SpawnRequest, receive, send};
+use runtime::wire::Field;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Signal, WaitOptions, wait};
+
+/// Ends of children that no daemon was told yet. An orphaned init or helper each: far more than a host starts while its
+/// daemon is away for a moment; the oldest are dropped first.
+const MAX_UNTOLD: usize = 4096;
+
+struct Spawn {
+    proof: SingleThread,
+    program: OwnedFd,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    peer: Option<OwnedFd>,
+    untold: VecDeque<Child>,
+    /// A keeper that was exec'd ahead and waits for its spec.
+    spare: Option<OwnedFd>,
+}
+
+/// Serves on the socket at `path` until killed; writes a byte to `ready` once it listens.
+pub(crate) fn run(proof: SingleThread, path: &str, ready: Option<OwnedFd>) -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let signals = kernel::signal::descriptor(&[Signal::CHILD])?;
+    let mut spawn = Spawn {
+        proof,
+        program: sealed_program()?,
+        listener: listen(path)?,
+        signals,
+        peer: None,
+        untold: VecDeque::new(),
+        spare: None,
+    };
+    if let Some(ready) = ready {
+        rustix::io::write(ready, b"r")?;
+    }
+    spawn.make_spare();
+    loop {
+        spawn.turn()?;
+    }
+}
+
+fn listen(path: &str) -> Result<OwnedFd> {
+    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // Under a name of its own first: whoever connects to the real one finds a listener.
+    let temporary = format!("{path}.new");
+    let _ = std::fs::remove_file(&temporary);
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&*temporary)?)?;
+    rustix::fs::chmod(&*temporary, Mode::from_raw_mode(0o600))?;
+    rustix::net::listen(&listener, 16)?;
+    rustix::fs::rename(&*temporary, path)?;
+    Ok(listener)
+}
+
+/// A copy of our program that nobody can write to or replace: what keepers are exec'd from, also after an upgrade has
+/// put another file in its place.
+fn sealed_program() -> Result<OwnedFd> {
+    let source = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let memory = rustix::fs::memfd_create("sysctl-keeper", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut rest = rustix::fs::fstat(&source)?.st_size as usize;
+    while rest > 0 {
+        match rustix::fs::sendfile(&memory, &source, None, rest)? {
+            0 => return Err(Errno::IO),
+            length => rest -= length,
+        }
+    }
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    // A read-only way in: a descriptor open for writing would make exec fail with ETXTBSY.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+    rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+impl Spawn {
+    fn turn(&mut self) -> Result<()> {
+        let (listener, signals) = (self.listener.as_fd(), self.signals.as_fd());
+        let mut fds =
+            vec![PollFd::from_borrowed_fd(listener, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+        fds.extend(self.peer.as_ref().map(|peer| PollFd::from_borrowed_fd(peer.as_fd(), PollFlags::IN)));
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[1] {
+            kernel::signal::drain(self.signals.as_fd());
+            self.reap();
+        }
+        if ready.get(2) == Some(&true) {
+            self.converse();
+        }
+        if ready[0] {
+            self.accept();
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        if let Ok(socket) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+            self.peer = Some(socket);
+            self.tell(0, &SpawnEvent::Hello(Hello { release: crate::RELEASE.to_owned() }));
+            self.tell_untold();
+        }
+    }
+
+    fn tell(&mut self, sequence: u32, event: &SpawnEvent) -> bool {
+        let sent = self.peer.as_ref().is_some_and(|peer| send(peer.as_fd(), sequence, event, &[]).is_ok());
+        if !sent {
+            self.peer = None;
+        }
+        sent
+    }
+
+    fn tell_untold(&mut self) {
+        while let Some(child) = self.untold.front().cloned() {
+            if !self.tell(0, &SpawnEvent::ChildEnded(child)) {
+                return;
+            }
+            self.untold.pop_front();
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let signal = status.terminating_signal().unwrap_or(0);
+            let code = status.exit_status().unwrap_or(128 + signal);
+            if self.untold.len() == MAX_UNTOLD {
+                self.untold.pop_front();
+            }
+            self.untold.push_back(Child { pid: pid.as_raw_nonzero().get() as u32, code, signal });
+        }
+        self.tell_untold();
+    }
+
+    fn converse(&mut self) {
+        let mut buffer = Vec::new();
+        let Some(peer) = &self.peer else { return };
+        let received = match receive::<SpawnRequest>(peer, &mut buffer, false) {
+            Ok(received) => received,
+            Err(Errno::AGAIN) => return,
+            Err(_) => {
+                self.peer = None;
+                return;
+            }
+        };
+        let event = match received.message {
+            Some(SpawnRequest::Hello(_)) => SpawnEvent::Hello(Hello { release: crate::RELEASE.to_owned() }),
+            Some(SpawnRequest::Keep(spec)) => answer(self.keep(&spec, received.fds)),
+            Some(SpawnRequest::Help(spec)) => answer(self.help(&spec, received.fds)),
+            None => answer(Err(Failure::new("request", "decode", "unknown to this release", Errno::NOSYS))),
+        };
+        self.tell(received.sequence, &event);
+        // After the answer, so that nobody waits for it.
+        self.make_spare();
+    }
+
+    /// Hands a keeper its spec: the spare one, or else a new one.
+    fn keep(&mut self, spec: &KeepSpec, fds: Vec<OwnedFd>) -> std::result::Result<u32, Failure> {
+        let failed = |call: &'static str| move |errno| Failure::new("keep", call, "", errno);
+        let control = fds.into_iter().next().ok_or_else(|| failed("recvmsg")(Errno::BADF))?;
+        let mut record = Vec::new();
+        spec.put(&mut record);
+        if let Some(spare) = self.spare.take()
+            && kernel::scm::send(spare.as_fd(), &record, &[control.as_fd()], false).is_ok()
+        {
+            return Ok(0);
+        }
+        // It died while it waited.
+        let fresh = self.exec_keeper().map_err(failed("clone3"))?;
+        kernel::scm::send(fresh.as_fd(), &record, &[control.as_fd()], false).map_err(failed("sendmsg"))?;
+        Ok(0)
+    }
+
+    fn make_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = self.exec_keeper().ok();
+        }
+    }
+
+    /// Starts a keeper that reads its spec from the other end of the returned socket.
+    fn exec_keeper(&self) -> Result<OwnedFd> {
+        let (ours, theirs) = kernel::scm::pair()?;
+        self.exec(&["keep", "--wait", "3"], &[theirs.as_fd()])?;
+        Ok(ours)
+    }
+
+    fn help(&mut self, spec: &HelpSpec, fds: Vec<OwnedFd>) -> std::result::Result<u32, Failure> {
+        let mut argv = vec!["help"];
+        argv.extend(spec.argv.iter().map(String::as_str));
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        self.exec(&argv, &fds).map_err(|errno| Failure::new("help", "clone3", spec.argv.join(" "), errno))
+    }
+
+    /// Runs our program again with `fds` from number 3 on.
+    fn exec(&self, arguments: &[&str], fds: &[BorrowedFd<'_>]) -> Result<u32> {
+        match Clone::default().clone3(self.proof)? {
+            Side::Parent(pid, _) => Ok(pid.as_raw_nonzero().get() as u32),
+            Side::Child => {
+                let _ = self.become_program(arguments, fds);
+                kernel::process::exit(127)
+            }
+        }
+    }
+
+    fn become_program(&self, arguments: &[&str], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let argv: std::result::Result<Vec<CString>, _> =
+            ["sysctl-keeper"].iter().chain(arguments).map(|a| CString::new(*a)).collect();
+        let environment: Vec<CString> = std::env::vars_os()
+            .filter_map(|(k, v)| {
+                let text = [k.as_encoded_bytes(), b"=", v.as_encoded_bytes()].concat();
+                CString::new(text).ok()
+            })
+            .collect();
+        let argv = argv.map_err(|_| Errno::INVAL)?;
+        kernel::signal::reset_all();
+        Err(kernel::process::exec_with_fds(self.proof, self.program.as_fd(), &argv, &environment, fds))
+    }
+}
+
+fn answer(result: std::result::Result<u32, Failure>) -> SpawnEvent {
+    match result {
+        Ok(pid) => SpawnEvent::Started(Child { pid, ..Child::default() }),
+        Err(failure) => SpawnEvent::Failed(failure),
+    }
+}

@@ -1,0 +1,23 @@
+//! The words that all other crates speak: ids, names, the specification of a container, steps, and what was observed.
+//!
+//! Plain values only: no input or output, no decisions.
+
+pub mod facts;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod net;
+pub mod observed;
+pub mod sandbox;
+pub mod step;
+pub mod wish;
+
+pub use facts::{CgroupLayout, HostFacts, OverlayWay, V1Hierarchy};
+pub use id::{Boot, BootGen, Fingerprint, IdMap, InstanceId, RootGen};
+pub use limits::{Bytes, CpuAllowance, CpuSelection, Knob, Limits, Memory, Setting, Settings};
+pub use name::{DeviceName, InstanceName, InvalidName, NetworkName, PoolName, ProfileName, ProjectName};
+pub use net::{Cidr, Mac, NetworkSpec, NicSpec};
+pub use observed::{BootSeen, End, GroupSeen, GuestSeen, NicSeen, Observed};
+pub use sandbox::{DeviceNode, MountMode, NamespaceKind, Namespaces, ResourceLimit, SandboxSpec, Seccomp, Share};
+pub use step::Step;
+pub use wish::{FirstBootFile, InstanceSpec, PoolSpec, Power, RootSource, StopKind, Wish};

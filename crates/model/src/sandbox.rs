@@ -1,0 +1,202 @@
+//! What isolates a guest: namespaces, ids, capabilities, system calls, device nodes, resource limits.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{IdMap, InstanceId};
+
+/// The kinds of namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceKind {
+    /// View of the cgroup tree.
+    Cgroup,
+    /// System V IPC, POSIX message queues.
+    Ipc,
+    /// Mounts.
+    Mnt,
+    /// Network.
+    Net,
+    /// Process ids.
+    Pid,
+    /// Monotonic and boot-time clocks.
+    Time,
+    /// User and group ids, capabilities.
+    User,
+    /// Host name.
+    Uts,
+}
+
+impl NamespaceKind {
+    /// Every kind, in alphabetical order.
+    pub const ALL: [NamespaceKind; 8] = [
+        NamespaceKind::Cgroup,
+        NamespaceKind::Ipc,
+        NamespaceKind::Mnt,
+        NamespaceKind::Net,
+        NamespaceKind::Pid,
+        NamespaceKind::Time,
+        NamespaceKind::User,
+        NamespaceKind::Uts,
+    ];
+
+    /// The name under `/proc/PID/ns` and in configuration keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NamespaceKind::Cgroup => "cgroup",
+            NamespaceKind::Ipc => "ipc",
+            NamespaceKind::Mnt => "mnt",
+            NamespaceKind::Net => "net",
+            NamespaceKind::Pid => "pid",
+            NamespaceKind::Time => "time",
+            NamespaceKind::User => "user",
+            NamespaceKind::Uts => "uts",
+        }
+    }
+}
+
+/// Whose namespace of a kind a guest lives in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// A new one of its own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// That of another instance.
+    Instance(InstanceId),
+}
+
+/// The namespaces of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Namespaces {
+    /// View of the cgroup tree.
+    pub cgroup: Share,
+    /// System V IPC, POSIX message queues.
+    pub ipc: Share,
+    /// Network.
+    pub net: Share,
+    /// Process ids.
+    pub pid: Share,
+    /// Users and groups.
+    pub user: Share,
+    /// Host name.
+    pub uts: Share,
+}
+
+/// How far the guest's mount tree is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountMode {
+    /// `/`, `/proc`, `/sys` and `/dev` are locked and nothing is locked over `/proc`: nested sandboxes keep working.
+    #[default]
+    Lean,
+    /// Masks over `/proc` and all children are locked too; the price is that every fresh proc mount is refused.
+    Strict,
+}
+
+/// A character device node that the guest gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Path below `/dev`.
+    pub path: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// Which system calls are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// None.
+    Off,
+    /// Those that reach the host's kernel as a whole or have a bad history.
+    #[default]
+    Base,
+}
+
+/// A resource limit of init and of every exec'd process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimit {
+    /// Number of the resource as in `setrlimit(2)`.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` for none.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` for none.
+    pub hard: u64,
+}
+
+/// Everything that stands between a guest and its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Ids of the guest's user namespace.
+    pub ids: IdMap,
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// Mount tree.
+    pub mounts: MountMode,
+    /// `/sys` can be written (a guest with udev and nested containers wants it); by default it is read-only.
+    pub sys_writable: bool,
+    /// Numbers of the capabilities that stay in the bounding set.
+    pub capabilities: BTreeSet<u8>,
+    /// System calls.
+    pub seccomp: Seccomp,
+    /// Nodes in `/dev`.
+    pub devices: Vec<DeviceNode>,
+    /// Resource limits.
+    pub rlimits: Vec<ResourceLimit>,
+    /// Init gets a session keyring of its own.
+    pub keyring: bool,
+    /// Most nested user namespaces.
+    pub max_user_namespaces: u32,
+}
+
+/// Names of the capabilities, by number (`linux/capability.h`).
+pub const CAPABILITIES: [&str; 41] = [
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux_immutable",
+    "net_bind_service",
+    "net_broadcast",
+    "net_admin",
+    "net_raw",
+    "ipc_lock",
+    "ipc_owner",
+    "sys_module",
+    "sys_rawio",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_pacct",
+    "sys_admin",
+    "sys_boot",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "mknod",
+    "lease",
+    "audit_write",
+    "audit_control",
+    "setfcap",
+    "mac_override",
+    "mac_admin",
+    "syslog",
+    "wake_alarm",
+    "block_suspend",
+    "audit_read",
+    "perfmon",
+    "bpf",
+    "checkpoint_restore",
+];

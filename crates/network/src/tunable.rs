@@ -1,0 +1,102 @@
+//! The settings under `/proc/sys/net` that have no netlink form, and how to take changes of them back.
+//!
+//! Keys are paths below `/proc/sys`, with slashes as sysctl(8) also takes them, because names of links may hold dots.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::link::LinkName;
+use crate::{Error, Result};
+
+/// A setting that was changed, with what is needed to change it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The setting, like `net/ipv4/ip_forward`.
+    pub key: String,
+    /// Its value before.
+    pub old: String,
+    /// Its value now.
+    pub new: String,
+}
+
+/// Lets this host forward packets. Returns what was changed, in order; nothing when all was so already.
+///
+/// A host that forwards IPv6 stops taking its own default route from router advertisements, so links that do that now
+/// (`accept_ra` 1) are first told to go on (2).
+pub fn ensure_forwarding(ipv4: bool, ipv6: bool) -> Result<Vec<Changed>> {
+    let mut changed = Vec::new();
+    if ipv4 {
+        changed.extend(ensure("net/ipv4/ip_forward", "1")?);
+    }
+    if ipv6 && get("net/ipv6/conf/all/forwarding")? != "1" {
+        for link in names("net/ipv6/conf")? {
+            let key = format!("net/ipv6/conf/{link}/accept_ra");
+            // A link may vanish between the listing and the look.
+            if link != "all" && link != "default" && get(&key).is_ok_and(|value| value == "1") {
+                changed.extend(ensure(&key, "2")?);
+            }
+        }
+        changed.extend(ensure("net/ipv6/conf/all/forwarding", "1")?);
+    }
+    Ok(changed)
+}
+
+/// Takes changes back, the last first. A setting that somebody else has changed since, or that is gone, is left alone.
+///
+/// Goes on after a failure and returns all of them.
+pub fn restore(changes: &[Changed]) -> Vec<Error> {
+    let mut failures = Vec::new();
+    for change in changes.iter().rev() {
+        match get(&change.key) {
+            Ok(now) if now == change.new => failures.extend(set(&change.key, &change.old).err()),
+            Ok(_) => {}
+            Err(Error::Tunable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => failures.push(error),
+        }
+    }
+    failures
+}
+
+/// Sets one IPv6 setting of a link; returns whether the host has IPv6 at all.
+pub(crate) fn set_ipv6(link: &LinkName, name: &str, value: &str) -> Result<bool> {
+    match ensure(&format!("net/ipv6/conf/{link}/{name}"), value) {
+        Err(Error::Tunable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+/// Sets `key` to `value` unless it is so.
+fn ensure(key: &str, value: &str) -> Result<Option<Changed>> {
+    let old = get(key)?;
+    if old == value {
+        return Ok(None);
+    }
+    set(key, value)?;
+    Ok(Some(Changed { key: key.to_owned(), old, new: value.to_owned() }))
+}
+
+fn get(key: &str) -> Result<String> {
+    let text = std::fs::read_to_string(path(key));
+    text.map(|text| text.trim().to_owned()).map_err(|source| failed("read", key, source))
+}
+
+fn set(key: &str, value: &str) -> Result<()> {
+    std::fs::write(path(key), value).map_err(|source| failed("set", key, source))
+}
+
+fn names(key: &str) -> Result<Vec<String>> {
+    let failed = |source| failed("list", key, source);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path(key)).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn path(key: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(key)
+}
+
+fn failed(act: &'static str, key: &str, source: io::Error) -> Error {
+    Error::Tunable { act, key: key.to_owned(), source }
+}

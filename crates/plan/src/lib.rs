@@ -1,0 +1,17 @@
+//! Decisions, as pure functions: wish and look in, steps out.
+//!
+//! No input or output, no clock, no randomness, nothing async: the same arguments give the same answer, on any machine.
+
+mod diff;
+mod free;
+mod react;
+mod sandbox;
+mod settings;
+mod words;
+
+pub use diff::{Phase, diff, phase_of};
+pub use free::{free_bridge, free_ids, free_ipv4, local_ipv6, routes, subordinate_ids};
+pub use react::react;
+pub use sandbox::{environment, sandbox};
+pub use settings::settings;
+pub use words::{hint, sentence};

@@ -1,0 +1,47 @@
+//! Moments become levels: what a guest's end does to the wish.
+
+use model::{BootGen, End, GuestSeen, Observed, Power, StopKind, Wish};
+
+/// The wish that follows from the end of the wished boot; `None` while it has not ended.
+///
+/// A reboot asks for the next boot. Any other end is the guest's own decision, or its death, and the wish accepts it.
+/// `newest` is the last boot number that was given out.
+pub fn react(wish: &Wish, observed: &Observed, newest: BootGen) -> Option<(Wish, End)> {
+    let boot = wish.power.boot()?;
+    let GuestSeen::Ended(end) = observed.boots.get(&boot)?.guest else { return None };
+    let power = match end {
+        End::Reboot => Power::On { boot: newest.next(), frozen: false },
+        End::Halt | End::Exit(_) | End::Signal(_) | End::Unknown => Power::Off,
+    };
+    Some((Wish { power, stop: StopKind::Force, ..wish.clone() }, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{BootSeen, RootGen};
+
+    use super::*;
+    use crate::settings::tests::wish;
+
+    fn ended(end: End) -> Observed {
+        let seen = BootSeen { keeper: true, guest: GuestSeen::Ended(end), group: None, nics: Default::default() };
+        Observed { roots: [RootGen(1)].into(), boots: [(BootGen(1), seen)].into() }
+    }
+
+    #[test]
+    fn a_reboot_asks_for_the_next_boot_and_a_halt_for_none() {
+        let (next, _) = react(&wish(), &ended(End::Reboot), BootGen(4)).expect("reaction");
+        assert_eq!(next.power, Power::On { boot: BootGen(5), frozen: false });
+        for end in [End::Halt, End::Exit(0), End::Signal(11), End::Unknown] {
+            assert_eq!(react(&wish(), &ended(end), BootGen(1)).expect("reaction").0.power, Power::Off);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_boot_that_is_not_wished_for_means_nothing() {
+        let off = Wish { power: Power::Off, ..wish() };
+        assert!(react(&off, &ended(End::Reboot), BootGen(1)).is_none());
+        let other = Wish { power: Power::On { boot: BootGen(2), frozen: false }, ..wish() };
+        assert!(react(&other, &ended(End::Halt), BootGen(2)).is_none());
+    }
+}

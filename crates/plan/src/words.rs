@@ -1,0 +1,91 @@
+//! Steps and failures in words that people can act on.
+
+use model::{RootSource, Step};
+
+/// A step as one line of a plan.
+pub fn sentence(step: &Step) -> String {
+    match step {
+        Step::EnsureImage { fingerprint, pool } => {
+            format!("have image {:.12} unpacked in pool {pool}", fingerprint.to_string())
+        }
+        Step::CreateRoot { root, pool, source, .. } => match source {
+            RootSource::Empty => format!("make empty root file system {root} in pool {pool}"),
+            RootSource::Image(image) => {
+                format!("make root file system {root} in pool {pool} on image {:.12}", image.to_string())
+            }
+        },
+        Step::CreateGroup { boot, settings, owner } => {
+            let knobs: Vec<String> = settings.iter().map(|(knob, value)| format!("{knob:?}={value}")).collect();
+            format!("make control group {boot}, delegated to id {owner}: {}", knobs.join(" "))
+        }
+        Step::Spawn { boot, spec, .. } => {
+            let ids = spec.sandbox.ids;
+            format!("make init of boot {boot} in new namespaces, ids {} to {}", ids.base, ids.end() - 1)
+        }
+        Step::AttachNic { nic, .. } => {
+            let addresses: Vec<String> = [nic.ipv4, nic.ipv6].iter().flatten().map(ToString::to_string).collect();
+            format!("link {} to {} as {} with {}", nic.device, nic.network, nic.mac, addresses.join(" "))
+        }
+        Step::Start { .. } => "let init run".into(),
+        Step::SetLimits { settings, .. } => {
+            let knobs: Vec<String> = settings.iter().map(|(knob, value)| format!("{knob:?}={value}")).collect();
+            format!("set limits: {}", knobs.join(" "))
+        }
+        Step::Freeze { .. } => "hold all processes still".into(),
+        Step::Thaw { .. } => "let all processes go on".into(),
+        Step::Halt { timeout_s, .. } => format!("ask init to halt and wait up to {timeout_s} s"),
+        Step::Kill { .. } => "kill all processes that are left".into(),
+        Step::DetachNic { device, host_name, .. } => format!("remove link {host_name} of {device}"),
+        Step::ReleaseKeeper { .. } => "let the keeper go".into(),
+        Step::RemoveGroup { boot } => format!("remove control group {boot}"),
+        Step::DiscardRoot { root, pool, .. } => format!("throw root file system {root} in pool {pool} away"),
+        Step::AdoptImage { upload } => format!("check upload {upload} and keep it as an image"),
+        Step::BuildImage { recipe } => format!("build image from recipe {:.12}", recipe.to_string()),
+        Step::UnpackLayer { fingerprint, pool } => {
+            format!("unpack image {:.12} in pool {pool}", fingerprint.to_string())
+        }
+        Step::RemoveLayer { fingerprint, pool } => {
+            format!("remove image {:.12} from pool {pool}", fingerprint.to_string())
+        }
+        Step::RemoveImage { fingerprint } => format!("remove image {:.12}", fingerprint.to_string()),
+        Step::EnsurePool { pool } => format!("have pool {}", pool.name),
+        Step::EnsureNetwork { network } => format!("have network {}", network.name),
+        Step::RemoveNetwork { name } => format!("remove network {name}"),
+    }
+}
+
+/// What to do about a failed call, when that is known.
+pub fn hint(call: &str, errno: i32) -> Option<&'static str> {
+    const ENOENT: i32 = 2;
+    const EAGAIN: i32 = 11;
+    const ENOMEM: i32 = 12;
+    const EINVAL: i32 = 22;
+    const EMFILE: i32 = 24;
+    const ENOSPC: i32 = 28;
+    const EROFS: i32 = 30;
+    const ENOSYS: i32 = 38;
+    const EUSERS: i32 = 87;
+    Some(match (call, errno) {
+        ("execve", ENOENT) => {
+            "the image has no such program: is it a full system with /sbin/init, for this machine's architecture?"
+        }
+        (call, ENOSPC) if call.starts_with("clone") || call.starts_with("unshare") => {
+            "the host's limit on namespaces is reached: raise the user.max_*_namespaces sysctls"
+        }
+        (_, ENOSPC) => "the disk is full: free some space or use another pool",
+        (call, EINVAL) if call.contains("idmap") => {
+            "this file system cannot be idmapped: use a pool on ext4, xfs or btrfs"
+        }
+        (call, EROFS) if call.contains("overlay") => {
+            "the kernel could not make overlay's work directory: is the pool's disk read-only?"
+        }
+        (_, EAGAIN) => {
+            "the host's limit on processes is reached: end some, or raise kernel.pid_max and TasksMax of the keeper's unit"
+        }
+        (_, ENOMEM) => "the host is out of memory: stop something, or set limits.memory on what uses most",
+        (_, EMFILE) => "too many open files: raise LimitNOFILE of the daemon's units",
+        (_, ENOSYS) => "this kernel is too old for it: 6.1 is the oldest that is supported",
+        (_, EUSERS) => "end another one first",
+        _ => return None,
+    })
+}

@@ -1,0 +1,318 @@
+//! Control groups of guests.
+//!
+//! ```text
+//! <base>/<instance>.<generation>            limits, freeze, kill: the host's
+//! <base>/<instance>.<generation>/payload    the guest's root group: delegated, and the root of its cgroup namespace
+//! <base>/<instance>.<generation>/payload/.exec-<n>   one per exec'd process
+//! ```
+//!
+//! This tree is in cgroup2 on every host, as freezing, killing and pressure need no controller. Where the controllers are
+//! in v1 hierarchies ([`hybrid`]), a group of the same name stands in each of them and carries the limits.
+//!
+//! A group is never used again after it was killed: on Linux 6.18 a clone into it would die at once.
+
+mod hybrid;
+mod layout;
+mod unified;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use model::{Boot, CgroupLayout, Knob, Setting, Settings};
+use rustix::event::{PollFd, PollFlags};
+
+pub use layout::{LayoutError, find as find_layout};
+
+/// A failed act on a control group.
+#[derive(Debug, thiserror::Error)]
+#[error("control group: {act} {path}")]
+pub struct Error {
+    /// What was attempted.
+    pub act: &'static str,
+    /// On which file or directory.
+    pub path: String,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
+}
+
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error { act, path, source }
+}
+
+/// The part that differs between host layouts: where limits are kept.
+trait Controllers: Send + Sync + std::fmt::Debug {
+    /// Prepares the base group so that groups below it can be limited.
+    fn prepare(&self) -> Result<(), Error>;
+    /// Makes what a boot's group needs beside its cgroup2 directory.
+    fn create(&self, group: &str) -> Result<(), Error>;
+    /// Removes that again, except what is gone already.
+    fn remove(&self, group: &str) -> Result<(), Error>;
+    /// Which knobs the kernel has.
+    fn knobs(&self) -> BTreeSet<Knob>;
+    /// Sets a knob and tells the file that was written.
+    fn write(&self, group: &str, knob: Knob, setting: &Setting) -> Result<PathBuf, Error>;
+    /// What a knob is set to.
+    fn read(&self, group: &str, knob: Knob) -> Result<Setting, Error>;
+    /// Directories that processes must be written to in addition to being born in the cgroup2 group.
+    fn extra_groups(&self, group: &str) -> Vec<PathBuf>;
+    /// What a group uses; 0 for what the kernel does not count.
+    fn usage(&self, group: &str) -> GroupUsage;
+    /// Names of groups that exist in addition to the cgroup2 ones.
+    fn extra_names(&self) -> BTreeSet<String>;
+}
+
+/// All guests' groups of one daemon.
+#[derive(Debug)]
+pub struct Groups {
+    base: PathBuf,
+    controllers: Box<dyn Controllers>,
+}
+
+/// The files of a delegated group that belong to its owner (`/sys/kernel/cgroup/delegate`).
+const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+
+impl Groups {
+    /// The groups below `<cgroup2>/<base>`; `base` may have several parts.
+    pub fn new(layout: &CgroupLayout, base: &str) -> Groups {
+        match layout {
+            CgroupLayout::Unified { root } => {
+                let base = Path::new(root).join(base);
+                Groups { controllers: Box::new(unified::Unified::new(root, &base)), base }
+            }
+            CgroupLayout::Hybrid { root, v1 } => {
+                Groups { base: Path::new(root).join(base), controllers: Box::new(hybrid::Hybrid::new(v1, base)) }
+            }
+        }
+    }
+
+    /// Makes the base group where it is missing. To be called once before the other functions.
+    pub fn prepare(&self) -> Result<(), Error> {
+        fs::create_dir_all(&self.base).map_err(failed("mkdir", &self.base))?;
+        self.controllers.prepare()
+    }
+
+    /// Removes the base groups; fails while there is a group below.
+    pub fn remove_base(&self) -> Result<(), Error> {
+        self.controllers.remove("")?;
+        remove_dir(&self.base)
+    }
+
+    /// The cgroup2 directory of a boot.
+    pub fn directory(&self, boot: Boot) -> PathBuf {
+        self.base.join(boot.to_string())
+    }
+
+    /// The delegated group that a guest is born in.
+    pub fn payload(&self, boot: Boot) -> PathBuf {
+        self.directory(boot).join("payload")
+    }
+
+    /// Directories whose `cgroup.procs` every process of the guest is also written to.
+    pub fn extra_groups(&self, boot: Boot) -> Vec<PathBuf> {
+        self.controllers.extra_groups(&boot.to_string())
+    }
+
+    /// Which knobs the kernel has.
+    pub fn knobs(&self) -> BTreeSet<Knob> {
+        self.controllers.knobs()
+    }
+
+    /// Makes the group of a boot, limited and with its payload delegated to host id `owner`. Done twice it changes nothing.
+    pub fn create(&self, boot: Boot, settings: &Settings, owner: u32) -> Result<(), Error> {
+        let group = self.directory(boot);
+        make_dir(&group)?;
+        self.controllers.create(&boot.to_string())?;
+        self.apply(boot, settings)?;
+        // A guest's runaway nesting must not eat the host's memory; systemd needs a few hundred groups, 10 deep.
+        write(&group.join("cgroup.max.descendants"), "4096")?;
+        write(&group.join("cgroup.max.depth"), "32")?;
+        let payload = self.payload(boot);
+        make_dir(&payload)?;
+        delegate(&payload, owner)
+    }
+
+    /// Sets all given knobs. Knobs that are at their setting already are written all the same: a write is cheaper than a
+    /// read.
+    pub fn apply(&self, boot: Boot, settings: &Settings) -> Result<(), Error> {
+        let group = boot.to_string();
+        for (knob, setting) in settings {
+            self.controllers.write(&group, *knob, setting)?;
+        }
+        Ok(())
+    }
+
+    /// What all knobs are set to; `None` when the boot has no group.
+    pub fn settings(&self, boot: Boot) -> Result<Option<Settings>, Error> {
+        if !self.directory(boot).exists() {
+            return Ok(None);
+        }
+        let group = boot.to_string();
+        let read = |knob: Knob| Ok((knob, self.controllers.read(&group, knob)?));
+        self.knobs().into_iter().map(read).collect::<Result<Settings, Error>>().map(Some)
+    }
+
+    /// Holds the processes of a boot still, or lets them go on, and waits until that is so (a second at most: a process in
+    /// uninterruptible sleep freezes when it wakes).
+    pub fn set_frozen(&self, boot: Boot, frozen: bool) -> Result<(), Error> {
+        let group = self.directory(boot);
+        write(&group.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        let line = if frozen { "frozen 1" } else { "frozen 0" };
+        wait_for_event(&group, line, Duration::from_secs(1)).map(drop)
+    }
+
+    /// Whether the group is frozen or asked to be.
+    pub fn is_frozen(&self, boot: Boot) -> Result<bool, Error> {
+        Ok(read(&self.directory(boot).join("cgroup.freeze"))? == "1")
+    }
+
+    /// Kills every process of a boot. A group that is gone has none.
+    pub fn kill(&self, boot: Boot) -> Result<(), Error> {
+        let path = self.directory(boot).join("cgroup.kill");
+        match fs::write(&path, "1") {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(failed("write", &path)),
+        }
+    }
+
+    /// Removes the group of a boot with all that the guest made below it. Waits up to five seconds for processes that are
+    /// still exiting.
+    pub fn remove(&self, boot: Boot) -> Result<(), Error> {
+        let group = self.directory(boot);
+        if group.exists() {
+            wait_for_event(&group, "populated 0", Duration::from_secs(5))?;
+            remove_tree(&group)?;
+        }
+        self.controllers.remove(&boot.to_string())
+    }
+
+    /// What the processes of a boot use; 0 for what the kernel does not count.
+    pub fn usage(&self, boot: Boot) -> GroupUsage {
+        self.controllers.usage(&boot.to_string())
+    }
+
+    /// All boots that have a group here, and names that are no boot.
+    pub fn list(&self) -> Result<(BTreeSet<Boot>, BTreeSet<String>), Error> {
+        let mut names = self.controllers.extra_names();
+        match subdirectories(&self.base) {
+            Ok(found) => names.extend(found),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed("list", &self.base)(e)),
+        }
+        let (mut boots, mut strangers) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            match name.parse() {
+                Ok(boot) => drop(boots.insert(boot)),
+                Err(_) => drop(strangers.insert(name)),
+            }
+        }
+        Ok((boots, strangers))
+    }
+}
+
+/// What a group's processes use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupUsage {
+    /// Nanoseconds of CPU time.
+    pub cpu_ns: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// The most bytes of memory so far.
+    pub memory_peak_bytes: u64,
+    /// Bytes swapped out.
+    pub swap_bytes: u64,
+    /// Processes and threads.
+    pub processes: u64,
+}
+
+/// Makes a group for one exec'd process below a delegated payload.
+pub(crate) fn create_leaf(payload: &Path, number: u32, owner: u32) -> Result<PathBuf, Error> {
+    let leaf = payload.join(format!(".exec-{number}"));
+    make_dir(&leaf)?;
+    delegate(&leaf, owner)?;
+    Ok(leaf)
+}
+
+/// Gives a group to the host id `owner`, who may then make groups below it and move its own processes among them.
+fn delegate(group: &Path, owner: u32) -> Result<(), Error> {
+    let chown = |path: &Path| std::os::unix::fs::lchown(path, Some(owner), Some(owner)).map_err(failed("chown", path));
+    chown(group)?;
+    DELEGATED.iter().try_for_each(|file| chown(&group.join(file)))
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(failed("mkdir", path)),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(failed("rmdir", path)),
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    let children = match subdirectories(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed("list", path))?,
+    };
+    for child in children {
+        remove_tree(&path.join(child))?;
+    }
+    remove_dir(path)
+}
+
+fn subdirectories(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
+}
+
+/// A file with one number; 0 when it is missing.
+fn number(path: &Path) -> u64 {
+    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(failed("write", path))
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).map_err(failed("read", path))
+}
+
+/// Waits until `cgroup.events` of a group has the line; true when it came in time. The kernel wakes us (`POLLPRI`).
+fn wait_for_event(group: &Path, line: &str, limit: Duration) -> Result<bool, Error> {
+    let path = group.join("cgroup.events");
+    let deadline = Instant::now() + limit;
+    let file = fs::File::open(&path).map_err(failed("open", &path))?;
+    loop {
+        // Each look must come after arming, and arming is reading: so read first, then poll.
+        let mut text = [0u8; 256];
+        let length = rustix::io::pread(&file, &mut text, 0).map_err(|e| failed("read", &path)(e.into()))?;
+        if text[..length].split(|b| *b == b'\n').any(|l| l == line.as_bytes()) {
+            return Ok(true);
+        }
+        let Some(rest) = deadline.checked_duration_since(Instant::now()) else { return Ok(false) };
+        let mut fds = [PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI)];
+        let timeout =
+            rustix::event::Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: i64::from(rest.subsec_nanos()) };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(kernel::Errno::INTR) => {}
+            Err(errno) => return Err(failed("poll", &path)(errno.into())),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The stage: host root in a mount namespace of its own, which builds the guest's tree and then goes away.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use kernel::Errno;
+use kernel::process::{Clone, Namespaces, Side, SingleThread};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::CapabilitiesSecureBits;
+
+use super::{init, overlay, report, tree};
+use crate::protocol::{Failure, LaunchSpec};
+
+/// Namespaces that init makes itself, once its cgroup and its tree are in place.
+const BY_INIT: Namespaces = Namespaces::MOUNT.union(Namespaces::CGROUP);
+
+fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
+    let target = target.to_owned();
+    move |errno| Failure::new("stage", call, target.clone(), errno)
+}
+
+/// Runs the stage in a fresh child of the keeper and exits.
+pub(super) fn run(proof: SingleThread, spec: &LaunchSpec, report: OwnedFd, go: OwnedFd) -> ! {
+    if let Err(failure) = stage(proof, spec, &report, &go) {
+        report::failed(report.as_fd(), &failure);
+        kernel::process::exit(1);
+    }
+    kernel::process::exit(0)
+}
+
+/// Fails on purpose where the spec asks for it.
+pub(super) fn checkpoint(spec: &LaunchSpec, name: &str) -> Result<(), Failure> {
+    if spec.fail_at == name { Err(Failure::new(name, "failpoint", "", Errno::CANCELED)) } else { Ok(()) }
+}
+
+fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd) -> Result<(), Failure> {
+    // Nothing of the keeper's (sockets, terminals, other guests' descriptors) is carried along.
+    kernel::process::close_except(proof, &[report.as_fd(), go.as_fd()]).map_err(failed("close_range", ""))?;
+    checkpoint(spec, "stage")?;
+
+    // A mount namespace owned by the host's user ns: what is mounted here will be locked in the guest's copy. Private, so
+    // that nothing reaches the host.
+    kernel::process::unshare(proof, Namespaces::MOUNT).map_err(failed("unshare(mnt)", ""))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(failed("mount(private)", "/"))?;
+
+    super::raise_rlimits(&spec.confinement);
+    // New inodes shall be the guest root's, with our capabilities kept: overlay's work directory, /dev, /dev/mqueue.
+    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .map_err(failed("prctl(securebits)", ""))?;
+    kernel::process::set_fs_ids(spec.id_base, spec.id_base).map_err(failed("setfsuid", &spec.id_base.to_string()))?;
+
+    checkpoint(spec, "clone")?;
+    let init = make_init(proof, spec, report, go)?;
+    write_maps(spec, init.pid)?;
+
+    // Idmapped by the guest's own user namespace: no other holder of it is needed.
+    let user = open_namespace(init.pid, "user")?;
+    let root = overlay::mount(&spec.root, &spec.scratch, user.as_fd())?;
+    checkpoint(spec, "root")?;
+
+    // Init has unshared its cgroup namespace now; sysfs, mqueue and cgroup2 take the namespaces of whoever mounts them.
+    init.wait_for(b'c')?;
+    let joined = Namespaces::NET | Namespaces::IPC | Namespaces::CGROUP;
+    kernel::process::enter(proof, init.pidfd.as_fd(), joined).map_err(failed("setns(net,ipc,cgroup)", ""))?;
+    let netlink = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None, // protocol 0 is NETLINK_ROUTE
+    )
+    .map_err(failed("socket(netlink)", ""))?;
+    let netns = open_namespace(init.pid, "net")?;
+    report::prepared(report.as_fd(), init.pid, [init.pidfd.as_fd(), netns.as_fd(), netlink.as_fd()])
+        .map_err(failed("sendmsg", "report"))?;
+
+    checkpoint(spec, "tree")?;
+    build(proof, spec, &init, &root, report)?;
+    init.tell(b'g')
+}
+
+/// The stage's hold on the waiting init.
+struct Waiting {
+    pid: u32,
+    pidfd: OwnedFd,
+    sync: OwnedFd,
+}
+
+impl Waiting {
+    fn wait_for(&self, expected: u8) -> Result<(), Failure> {
+        let mut byte = [0u8; 1];
+        match rustix::io::read(&self.sync, &mut byte) {
+            Ok(1) if byte[0] == expected => Ok(()),
+            Ok(_) => Err(Failure::new("stage", "wait for init", "it died early", Errno::CHILD)),
+            Err(errno) => Err(Failure::new("stage", "read", "init", errno)),
+        }
+    }
+
+    fn tell(&self, byte: u8) -> Result<(), Failure> {
+        rustix::io::write(&self.sync, &[byte]).map(drop).map_err(failed("write", "init"))
+    }
+}
+
+fn make_init(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd) -> Result<Waiting, Failure> {
+    let (sync, init_sync) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(failed("socketpair", ""))?;
+    let group_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let group = rustix::fs::open(&*spec.group, group_flags, Mode::empty()).map_err(failed("open", &spec.group))?;
+    let namespaces = Namespaces::from_bits_truncate(spec.namespaces).difference(BY_INIT);
+    let clone = Clone { namespaces, as_sibling: true, into_cgroup: Some(group.as_fd()) };
+    match clone.clone3(proof).map_err(failed("clone3", &format!("{namespaces:?}")))? {
+        Side::Child => {
+            drop(sync);
+            init::run(proof, spec, report, go, &init_sync)
+        }
+        Side::Parent(pid, pidfd) => Ok(Waiting { pid: pid.as_raw_nonzero().get() as u32, pidfd, sync }),
+    }
+}
+
+fn write_maps(spec: &LaunchSpec, pid: u32) -> Result<(), Failure> {
+    let map = format!("0 {} {}", spec.id_base, spec.id_count);
+    for file in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{pid}/{file}");
+        let fd =
+            rustix::fs::open(&*path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open", &path))?;
+        rustix::io::write(fd, map.as_bytes()).map_err(failed("write", &format!("{path} ({map})")))?;
+    }
+    Ok(())
+}
+
+fn open_namespace(pid: u32, kind: &str) -> Result<OwnedFd, Failure> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open", &path))
+}
+
+/// Mounts the tree, makes it the root of everybody in this mount namespace (us and the waiting init) and drops the host's.
+fn build(
+    proof: SingleThread,
+    spec: &LaunchSpec,
+    init: &Waiting,
+    overlay: &OwnedFd,
+    report: &OwnedFd,
+) -> Result<(), Failure> {
+    let pid_namespace = open_namespace(init.pid, "pid")?;
+    let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open", "/dev/null"))?;
+    rustix::mount::move_mount(overlay, "", CWD, &*spec.scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("move_mount", &spec.scratch))?;
+    rustix::process::chdir(&*spec.scratch).map_err(failed("chdir", &spec.scratch))?;
+    let root = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open", "the guest's root"))?;
+    mounts(proof, spec, root.as_fd(), &pid_namespace, &null, report)?;
+
+    // Before the lock: a locked mount cannot be pivoted. It moves the waiting init's root along, which stands in the old one.
+    rustix::process::pivot_root(".", ".").map_err(failed("pivot_root", ""))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("umount2", "the host's root"))?;
+    rustix::process::chdir("/").map_err(failed("chdir", "/"))
+}
+
+fn mounts(
+    proof: SingleThread,
+    spec: &LaunchSpec,
+    root: BorrowedFd<'_>,
+    pid_namespace: &OwnedFd,
+    null: &OwnedFd,
+    report: &OwnedFd,
+) -> Result<(), Failure> {
+    tree::proc(proof, root, pid_namespace, spec.proc_by_descriptor, spec.strict)?;
+    tree::sys(root, spec.sys_writable)?;
+    tree::dev(root, spec.id_base, &spec.devices)?;
+    if spec.strict {
+        let console = tree::children(root, spec.id_base)?;
+        report::console(report.as_fd(), console.as_fd()).map_err(failed("sendmsg", "console"))?;
+        tree::masks(root, null)?;
+    }
+    Ok(())
+}

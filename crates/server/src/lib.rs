@@ -1,0 +1,48 @@
+//! Routes: decode, one engine call, encode. It decides nothing but status codes, and those in one file.
+
+mod error;
+mod execs;
+mod filter;
+mod listen;
+mod pumps;
+mod render;
+mod reply;
+mod request;
+mod routes;
+
+use std::sync::Arc;
+
+use engine::{Access, Engine};
+use tokio::sync::Notify;
+
+pub use listen::serve;
+
+/// What a server is made with.
+#[derive(Debug, Clone, Default)]
+pub struct ServerInfo {
+    /// Version of the daemon.
+    pub version: String,
+    /// Host name.
+    pub host_name: String,
+    /// Distribution and its version.
+    pub os: (String, String),
+    /// Path of the socket, for people.
+    pub socket: String,
+}
+
+/// What every route has at hand.
+pub struct App {
+    engine: Engine,
+    access: Arc<dyn Access>,
+    info: ServerInfo,
+    execs: execs::Execs,
+    /// Somebody asked the daemon to end, after stopping its instances.
+    shutdown: Arc<Notify>,
+}
+
+impl App {
+    /// The application.
+    pub fn new(engine: Engine, access: Arc<dyn Access>, info: ServerInfo, shutdown: Arc<Notify>) -> Arc<App> {
+        Arc::new(App { engine, access, info, execs: execs::Execs::default(), shutdown })
+    }
+}

@@ -1,0 +1,124 @@
+//! Every path and what it leads to.
+
+mod console;
+mod doctor;
+mod events;
+mod exec;
+mod files;
+mod images;
+mod instances;
+mod internal;
+mod networks;
+mod operations;
+mod profiles;
+mod projects;
+mod root;
+mod state;
+mod storage;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+
+use crate::App;
+use crate::error::ApiError;
+
+/// Largest JSON body. The largest that a client has reason to send is a definition with cloud-init data, some 100 KB.
+const MAX_BODY: usize = 1 << 20;
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .merge(server_routes())
+        .merge(instance_routes())
+        .merge(image_routes())
+        .merge(other_routes())
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_implemented)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(too_large))
+        .with_state(app)
+}
+
+async fn unknown() -> ApiError {
+    ApiError::not_found("not found")
+}
+
+async fn not_implemented() -> ApiError {
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not implemented")
+}
+
+/// A body that is too large is told like every other error.
+async fn too_large(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let response = next.run(request).await;
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let text = format!("the body is larger than {MAX_BODY} bytes");
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    }
+    response
+}
+
+fn server_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(root::versions))
+        .route("/1.0", get(root::get).put(root::put).patch(root::put))
+        .route("/1.0/", get(root::get))
+        .route("/1.0/events", get(events::listen))
+        .route("/1.0/operations", get(operations::list))
+        .route("/1.0/operations/{id}", get(operations::get).delete(operations::cancel))
+        .route("/1.0/operations/{id}/wait", get(operations::wait))
+        .route("/1.0/operations/{id}/websocket", get(operations::websocket))
+        .route("/1.0/doctor", get(doctor::get).post(doctor::repair))
+        .route("/internal/ready", get(internal::ready))
+        .route("/internal/shutdown", put(internal::shutdown))
+}
+
+fn instance_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/1.0/instances", get(instances::list).post(instances::create).put(state::put_all))
+        .route("/1.0/containers", get(instances::list))
+        .route(
+            "/1.0/instances/{name}",
+            get(instances::get).put(instances::put).patch(instances::patch).delete(instances::delete),
+        )
+        .route("/1.0/instances/{name}/state", get(state::get).put(state::put))
+        .route("/1.0/instances/{name}/exec", post(exec::post))
+        .route("/1.0/instances/{name}/console", get(console::log).post(console::post).delete(console::clear))
+        .route("/1.0/instances/{name}/sftp", get(files::sftp))
+}
+
+fn image_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/1.0/images", get(images::list).post(images::post).layer(DefaultBodyLimit::disable()))
+        .route("/1.0/images/aliases", get(images::aliases).post(images::create_alias))
+        .route(
+            "/1.0/images/aliases/{*name}",
+            get(images::alias).delete(images::delete_alias).put(images::put_alias).patch(images::put_alias),
+        )
+        .route("/1.0/images/{fingerprint}", get(images::get).put(images::put).delete(images::delete))
+        .route("/1.0/images/{fingerprint}/export", get(images::export))
+}
+
+fn other_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/1.0/networks", get(networks::list))
+        .route("/1.0/networks/{name}", get(networks::get))
+        .route("/1.0/networks/{name}/state", get(networks::state))
+        .route("/1.0/networks/{name}/leases", get(networks::leases))
+        .route("/1.0/storage-pools", get(storage::list))
+        .route("/1.0/storage-pools/{name}", get(storage::get))
+        .route("/1.0/storage-pools/{name}/resources", get(storage::resources))
+        .route("/1.0/profiles", get(profiles::list).post(profiles::create))
+        .route(
+            "/1.0/profiles/{name}",
+            get(profiles::get).put(profiles::put).patch(profiles::patch).delete(profiles::delete),
+        )
+        .route("/1.0/projects", get(projects::list))
+        .route("/1.0/projects/{name}", get(projects::get))
+        .route("/1.0/warnings", get(root::empty_list))
+        .route("/1.0/certificates", get(root::empty_list))
+        .route("/1.0/cluster", get(root::cluster))
+}

@@ -1,0 +1,179 @@
+//! What a daemon takes of the host for good, so that two of them never take the same: ids, a subnet, a bridge's name.
+//!
+//! Each daemon has a file `/run/lock/sysctl/<mark>` that says what it took; they are read and written under one lock. A file
+//! whose state directory is gone counts for nothing. What was taken is also in the database, and holds over reboots.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use model::{Cidr, IdMap, NetworkSpec};
+use network::link;
+use network::netlink::Socket;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use store::{Op, Store, Txn};
+
+const DIRECTORY: &str = "/run/lock/sysctl";
+
+/// Kind and key of the document.
+const DOCUMENT: (&str, &str) = ("daemon", "claim");
+
+/// What one daemon took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    state_dir: PathBuf,
+    /// The first 65,536 belong to the image child.
+    ids: IdMap,
+    /// Ranges of before, which instances may still have.
+    #[serde(default)]
+    former_ids: Vec<IdMap>,
+    bridge: String,
+    ipv4: Option<Cidr>,
+    ipv6: Cidr,
+}
+
+impl Claim {
+    /// Ids of the child that unpacks and builds images.
+    pub(crate) fn image_ids(&self) -> IdMap {
+        IdMap { count: IdMap::ORDINARY, ..self.ids }
+    }
+
+    /// Ids of instances.
+    pub(crate) fn instance_ids(&self) -> IdMap {
+        IdMap { base: self.ids.base + IdMap::ORDINARY, count: self.ids.count - IdMap::ORDINARY }
+    }
+
+    /// The network that a first start makes.
+    pub(crate) fn network(&self) -> Option<NetworkSpec> {
+        Some(NetworkSpec {
+            name: self.bridge.parse().ok()?,
+            ipv4: self.ipv4,
+            ipv6: Some(self.ipv6),
+            nat: true,
+            mtu: None,
+            domain: "sysctl".into(),
+        })
+    }
+
+    fn all_ids(&self) -> impl Iterator<Item = IdMap> {
+        std::iter::once(self.ids).chain(self.former_ids.iter().copied())
+    }
+}
+
+/// Finds what this state directory took, or takes what is free.
+///
+/// # Errors
+///
+/// A sentence that says what is in the way, and what to do.
+pub(crate) async fn take(state_dir: &Path, mark: &str, store: &Store, wanted: Option<IdMap>) -> Result<Claim, String> {
+    let lock = lock().map_err(|e| format!("lock {DIRECTORY}: {e}"))?;
+    let others = others(mark).map_err(|e| format!("read the claims in {DIRECTORY}: {e}"))?;
+    let kept = store.get(DOCUMENT.0, DOCUMENT.1).map_err(|e| e.to_string())?;
+    let kept: Option<Claim> = kept.and_then(|document| serde_json::from_str(&document.body).ok());
+    let mut claim = match kept {
+        Some(claim) => Claim { state_dir: state_dir.to_owned(), ..claim },
+        None => choose(state_dir, mark, &others, wanted)?,
+    };
+    if let Some(ids) = wanted.filter(|ids| *ids != claim.ids) {
+        claim.former_ids.push(std::mem::replace(&mut claim.ids, ids));
+    }
+    for (mine, other) in claim.all_ids().flat_map(|mine| others.iter().map(move |other| (mine, other))) {
+        if other.all_ids().any(|ids| ids.overlaps(mine)) {
+            return Err(format!(
+                "the ids {}:{} overlap those of the daemon of {}: start one of the two with another --id-range",
+                mine.base,
+                mine.count,
+                other.state_dir.display()
+            ));
+        }
+    }
+    let body = serde_json::to_string(&claim).map_err(|e| e.to_string())?;
+    let op = Op::Put { kind: DOCUMENT.0, key: DOCUMENT.1.into(), body: body.clone() };
+    store.commit(Txn { compare: Vec::new(), ops: vec![op] }).await.map_err(|e| e.to_string())?;
+    write(mark, &body).map_err(|e| format!("write a claim to {DIRECTORY}: {e}"))?;
+    drop(lock);
+    Ok(claim)
+}
+
+/// Gives everything back.
+pub(crate) fn give_back(mark: &str) -> io::Result<()> {
+    match fs::remove_file(Path::new(DIRECTORY).join(mark)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn choose(state_dir: &Path, mark: &str, others: &[Claim], wanted: Option<IdMap>) -> Result<Claim, String> {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let mut ids: Vec<IdMap> = others.iter().flat_map(Claim::all_ids).collect();
+    ids.extend(["/etc/subuid", "/etc/subgid"].iter().flat_map(|path| plan::subordinate_ids(&text(path))));
+    let ids = match wanted {
+        Some(ids) => ids,
+        None => plan::free_ids(&ids).ok_or("no free range of ids was found: name one with --id-range BASE:COUNT")?,
+    };
+    let links = || -> network::Result<(Vec<link::Link>, Vec<link::Address>)> {
+        let mut socket = Socket::route()?;
+        Ok((link::list(&mut socket)?, link::addresses(&mut socket, None)?))
+    };
+    let (links, addresses) = links().map_err(|e| format!("look at the links of this host: {e}"))?;
+    let mut subnets = plan::routes(&text("/proc/net/route"));
+    subnets.extend(addresses.iter().map(|address| address.cidr));
+    subnets.extend(others.iter().filter_map(|other| other.ipv4));
+    let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
+    names.extend(others.iter().map(|other| other.bridge.clone()));
+    let mut random = [0u8; 7];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| e.to_string())?;
+    let seed = u16::from_str_radix(&mark[..4.min(mark.len())], 16).unwrap_or_default();
+    Ok(Claim {
+        state_dir: state_dir.to_owned(),
+        ids,
+        former_ids: Vec::new(),
+        bridge: plan::free_bridge(&names),
+        ipv4: plan::free_ipv4(&subnets, seed),
+        ipv6: plan::local_ipv6(random),
+    })
+}
+
+/// One daemon at a time looks and takes.
+fn lock() -> io::Result<File> {
+    match fs::DirBuilder::new().mode(0o700).create(DIRECTORY) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    // Everybody may write to /run/lock: what somebody else put there is not trusted.
+    let found = fs::symlink_metadata(DIRECTORY)?;
+    if !found.is_dir() || found.uid() != 0 || found.mode() & 0o022 != 0 {
+        return Err(io::Error::other("it is not root's own directory; remove it"));
+    }
+    let file = File::options().write(true).create(true).truncate(false).open(Path::new(DIRECTORY).join("lock"))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
+/// Claims of daemons whose state directory is still there.
+fn others(mark: &str) -> io::Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for entry in fs::read_dir(DIRECTORY)? {
+        let entry = entry?;
+        if entry.file_name() == mark || entry.file_name() == "lock" {
+            continue;
+        }
+        let Ok(claim) = serde_json::from_str::<Claim>(&fs::read_to_string(entry.path())?) else { continue };
+        if claim.state_dir.join(super::DATABASE).exists() {
+            claims.push(claim);
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(claims)
+}
+
+fn write(mark: &str, body: &str) -> io::Result<()> {
+    let path = Path::new(DIRECTORY).join(mark);
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, body)?;
+    fs::rename(&temporary, &path)
+}

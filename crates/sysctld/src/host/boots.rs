@@ -1,0 +1,474 @@
+//! The boots of instances on this host: what is known of each, and the steps that act on them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use engine::{HostEvent, StepError};
+use model::{
+    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, InstanceSpec, NicSeen,
+    NicSpec, RootGen, RootSource, Settings,
+};
+use runtime::cgroup::Groups;
+use runtime::protocol::{KeepRequest, KeepSpec, Nothing, Signal, phase};
+use tokio::sync::{Notify, mpsc};
+
+use super::keeper::{Keeper, State, end_of};
+use super::launch;
+use super::network::{AttachedNic, Networks};
+use super::spawn::{self, Spawn};
+use super::words;
+
+/// How long a keeper may take for what is quick: a hundred times what it takes.
+const QUICK: Duration = Duration::from_secs(10);
+
+/// Causes of ends that spawn told and nobody asked for yet.
+const MAX_CAUSES: usize = 4096;
+
+/// What is known of one boot.
+#[derive(Debug, Default)]
+struct Entry {
+    keeper: Option<Arc<Keeper>>,
+    /// Its guest is gone and no keeper saw that.
+    ended: Option<End>,
+    nics: BTreeMap<DeviceName, AttachedNic>,
+}
+
+/// All boots.
+#[derive(Debug)]
+pub(crate) struct Boots {
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) spawn: Arc<Spawn>,
+    networks: Arc<Networks>,
+    facts: HostFacts,
+    keep_dir: PathBuf,
+    scratch: PathBuf,
+    logs: PathBuf,
+    entries: Mutex<BTreeMap<Boot, Entry>>,
+    causes: Mutex<HashMap<u32, End>>,
+    told: Notify,
+    events: mpsc::Sender<HostEvent>,
+}
+
+impl Boots {
+    pub(crate) fn new(
+        groups: Arc<Groups>,
+        spawn: Arc<Spawn>,
+        networks: Arc<Networks>,
+        facts: HostFacts,
+        (runtime_dir, state_dir): (&Path, &Path),
+        events: mpsc::Sender<HostEvent>,
+    ) -> Arc<Boots> {
+        let boots = Arc::new(Boots {
+            groups,
+            spawn,
+            networks,
+            facts,
+            keep_dir: runtime_dir.join("keep"),
+            scratch: runtime_dir.join("mnt"),
+            logs: state_dir.join("logs"),
+            entries: Mutex::default(),
+            causes: Mutex::default(),
+            told: Notify::new(),
+            events,
+        });
+        tokio::spawn(boots.clone().note_causes());
+        boots
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Boot, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers how orphaned inits ended: their keeper is gone, and spawn is who learns it.
+    async fn note_causes(self: Arc<Self>) {
+        let mut ends = self.spawn.ends();
+        while let Ok(child) = ends.recv().await {
+            let end = match child.signal {
+                0 => End::Exit(child.code),
+                signal => end_of(runtime::protocol::end::SIGNAL, signal),
+            };
+            let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+            if causes.len() < MAX_CAUSES {
+                causes.insert(child.pid, end);
+            }
+            drop(causes);
+            self.told.notify_waiters();
+        }
+    }
+
+    /// How an orphaned init ended; spawn may need a moment to tell.
+    async fn cause(&self, pid: u32) -> End {
+        for _ in 0..2 {
+            let told = self.told.notified();
+            if let Some(end) = self.causes.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid) {
+                return end;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), told).await;
+        }
+        End::Unknown
+    }
+
+    /// The console log of an instance.
+    pub(crate) fn console_log(&self, id: InstanceId) -> PathBuf {
+        self.logs.join(id.to_string()).join("console.log")
+    }
+
+    fn directory(&self, boot: Boot) -> PathBuf {
+        self.keep_dir.join(boot.to_string())
+    }
+
+    /// Finds everything that a former daemon left running.
+    pub(crate) async fn scan(self: &Arc<Self>) -> Result<(), StepError> {
+        let (with_group, _) = self.groups.list().map_err(|e| words::because("scan", &e))?;
+        let mut boots = with_group;
+        for entry in std::fs::read_dir(&self.keep_dir).into_iter().flatten().flatten() {
+            boots.extend(entry.file_name().to_str().and_then(|name| name.parse::<Boot>().ok()));
+        }
+        let links = self.networks.attached().map_err(|e| words::because("scan", &e))?;
+        boots.extend(links.keys().copied());
+        for boot in boots {
+            let nics = links.get(&boot).cloned().unwrap_or_default();
+            self.entries().insert(boot, Entry { nics, ..Entry::default() });
+            self.find_keeper(boot).await;
+        }
+        Ok(())
+    }
+
+    /// Connects to the keeper of a boot, or finds another one for its guest, or notes its end.
+    async fn find_keeper(self: &Arc<Self>, boot: Boot) {
+        let directory = self.directory(boot);
+        if let Ok(socket) = spawn::connect(&directory.join("control")) {
+            match Keeper::attach(boot, socket, self.console_log(boot.id), self.events.clone()) {
+                Ok(keeper) => {
+                    let told = tokio::time::timeout(QUICK, keeper.ask(&KeepRequest::Status(Nothing {}), &[])).await;
+                    if matches!(told, Ok(Ok(_))) {
+                        self.put_keeper(boot, keeper);
+                        return;
+                    }
+                }
+                Err(errno) => tracing::error!(%boot, %errno, "its keeper cannot be watched"),
+            }
+        }
+        self.replace_keeper(boot).await;
+    }
+
+    fn put_keeper(&self, boot: Boot, keeper: Arc<Keeper>) {
+        let mut entries = self.entries();
+        let entry = entries.entry(boot).or_default();
+        entry.keeper = Some(keeper);
+        entry.ended = None;
+    }
+
+    /// A keeper that does not answer is gone. A guest that still runs gets another one; else its end is noted.
+    async fn replace_keeper(self: &Arc<Self>, boot: Boot) {
+        let status = launch::read_status(&self.directory(boot));
+        let running = status.filter(|s| s.phase == phase::RUNNING);
+        let ended = match running {
+            Some(status) if launch::is_same_process(status.pid, status.start) => {
+                match self.adopt(boot, status.pid, status.start).await {
+                    Ok(()) => {
+                        let _ = self.events.try_send(HostEvent::KeeperLost(boot));
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::error!(%boot, %error, "no other keeper for its guest");
+                        None
+                    }
+                }
+            }
+            Some(status) => Some(self.cause(status.pid).await),
+            // It never ran: nothing that ended.
+            None => None,
+        };
+        let mut entries = self.entries();
+        let entry = entries.entry(boot).or_default();
+        entry.keeper = None;
+        entry.ended = ended;
+    }
+
+    async fn adopt(self: &Arc<Self>, boot: Boot, pid: u32, start: u64) -> Result<(), StepError> {
+        let text = |path: PathBuf| path.display().to_string();
+        let spec = KeepSpec {
+            adopt_pid: pid,
+            adopt_start: start,
+            group: text(self.groups.payload(boot)),
+            v1_groups: self.groups.extra_groups(boot).into_iter().map(text).collect(),
+            id_base: launch::owner_of(pid).unwrap_or(0),
+            ..KeepSpec::default()
+        };
+        let keeper = self.start_keeper(boot, spec).await?;
+        keeper.wait(|state| state.phase != phase::EMPTY).await;
+        self.put_keeper(boot, keeper);
+        Ok(())
+    }
+
+    async fn start_keeper(self: &Arc<Self>, boot: Boot, spec: KeepSpec) -> Result<Arc<Keeper>, StepError> {
+        let directory = self.directory(boot);
+        std::fs::create_dir_all(&directory).map_err(|e| words::because("spawn", &e))?;
+        let log = self.console_log(boot.id);
+        if let Some(parent) = log.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| words::because("spawn", &e))?;
+        }
+        let (ours, theirs) = kernel::scm::pair().map_err(|e| words::failed("spawn", "socketpair", "", e))?;
+        let spec = KeepSpec { directory: directory.display().to_string(), boot: boot.to_string(), ..spec };
+        self.spawn.keep(spec, &theirs).await?;
+        Keeper::attach(boot, ours, log, self.events.clone()).map_err(|e| words::failed("spawn", "watch", "keeper", e))
+    }
+
+    fn keeper(&self, boot: Boot) -> Option<Arc<Keeper>> {
+        self.entries().get(&boot).and_then(|entry| entry.keeper.clone())
+    }
+
+    /// The keeper of a boot whose guest runs.
+    pub(crate) fn running(&self, boot: Boot) -> Result<Arc<Keeper>, StepError> {
+        self.keeper(boot)
+            .filter(|keeper| keeper.state().phase == phase::RUNNING)
+            .ok_or_else(|| engine::step_error("look", "the instance does not run"))
+    }
+
+    /// The boots of one instance, as they are now.
+    pub(crate) async fn observe(self: &Arc<Self>, id: InstanceId) -> Result<BTreeMap<BootGen, BootSeen>, StepError> {
+        let range = Boot { id, generation: BootGen(0) }..=Boot { id, generation: BootGen(u32::MAX) };
+        let known: Vec<Boot> = self.entries().range(range).map(|(boot, _)| *boot).collect();
+        let mut seen = BTreeMap::new();
+        for boot in known {
+            if self.keeper(boot).is_some_and(|keeper| keeper.state().lost) {
+                self.replace_keeper(boot).await;
+            }
+            if let Some(state) = self.observe_boot(boot).await? {
+                seen.insert(boot.generation, state);
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn observe_boot(&self, boot: Boot) -> Result<Option<BootSeen>, StepError> {
+        let (state, ended, nics) = {
+            let entries = self.entries();
+            let Some(entry) = entries.get(&boot) else { return Ok(None) };
+            let nics: BTreeMap<DeviceName, NicSeen> =
+                entry.nics.iter().map(|(device, nic)| (device.clone(), nic.seen())).collect();
+            (entry.keeper.as_ref().map(|keeper| keeper.state()), entry.ended, nics)
+        };
+        let guest = match &state {
+            Some(State { phase: phase::ENDED, end, pid, .. }) if *end == runtime::protocol::end::UNKNOWN => {
+                GuestSeen::Ended(self.cause(*pid).await)
+            }
+            Some(state) => state.guest(),
+            None => ended.map_or(GuestSeen::Absent, GuestSeen::Ended),
+        };
+        let group = self.group(boot)?;
+        if state.is_none() && group.is_none() && nics.is_empty() {
+            self.entries().remove(&boot);
+            return Ok(None);
+        }
+        Ok(Some(BootSeen { keeper: state.is_some(), guest, group, nics }))
+    }
+
+    fn group(&self, boot: Boot) -> Result<Option<GroupSeen>, StepError> {
+        let failed = |e| words::because("observe", &e);
+        let Some(settings) = self.groups.settings(boot).map_err(failed)? else { return Ok(None) };
+        Ok(Some(GroupSeen { frozen: self.groups.is_frozen(boot).map_err(failed)?, settings }))
+    }
+
+    /// Instances of which there is any boot.
+    pub(crate) fn instances(&self) -> BTreeSet<InstanceId> {
+        self.entries().keys().map(|boot| boot.id).collect()
+    }
+
+    /// Every boot with the names of its links, for `doctor`.
+    pub(crate) fn known(&self) -> Vec<(Boot, Vec<String>)> {
+        let nics = |entry: &Entry| entry.nics.values().map(|nic| nic.host_name().to_owned()).collect();
+        self.entries().iter().map(|(boot, entry)| (*boot, nics(entry))).collect()
+    }
+
+    /// A blocking act on control groups, off the event loop.
+    async fn on_groups(
+        &self,
+        step: &'static str,
+        act: impl FnOnce(&Groups) -> Result<(), runtime::cgroup::Error> + Send + 'static,
+    ) -> Result<(), StepError> {
+        let groups = self.groups.clone();
+        let done = tokio::task::spawn_blocking(move || act(&groups)).await;
+        match done {
+            Ok(result) => result.map_err(|e| words::because(step, &e)),
+            Err(error) => Err(words::because(step, &error)),
+        }
+    }
+
+    pub(crate) async fn create_group(&self, boot: Boot, settings: &Settings, owner: u32) -> Result<(), StepError> {
+        let settings = settings.clone();
+        self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await?;
+        self.entries().entry(boot).or_default();
+        Ok(())
+    }
+
+    pub(crate) fn set_limits(&self, boot: Boot, settings: &Settings) -> Result<(), StepError> {
+        // A handful of writes to memory: not worth another thread, and the caller waits for the effect.
+        self.groups.apply(boot, settings).map_err(|e| words::because("set_limits", &e))
+    }
+
+    pub(crate) async fn set_frozen(&self, boot: Boot, frozen: bool) -> Result<(), StepError> {
+        let step = if frozen { "freeze" } else { "thaw" };
+        self.on_groups(step, move |groups| groups.set_frozen(boot, frozen)).await
+    }
+
+    /// Makes init, up to where it waits to be let go.
+    pub(crate) async fn spawn(
+        self: &Arc<Self>,
+        boot: Boot,
+        layout: storage::RootLayout,
+        spec: &InstanceSpec,
+        fresh: bool,
+    ) -> Result<(), StepError> {
+        let keeper = match self.keeper(boot) {
+            Some(keeper) if matches!(keeper.state().phase, phase::PREPARING | phase::READY | phase::RUNNING) => {
+                return Ok(());
+            }
+            Some(keeper) if !keeper.state().lost => keeper,
+            _ => {
+                let keeper = self.start_keeper(boot, KeepSpec::default()).await?;
+                self.put_keeper(boot, keeper.clone());
+                keeper
+            }
+        };
+        let launch = launch::spec(boot, layout, spec, fresh, &self.facts, &self.groups, &self.scratch);
+        // Answered once init exists; its mounts go on while its links are made.
+        keeper.ask(&KeepRequest::Prepare(launch), &[]).await.map(drop)
+    }
+
+    /// Lets a prepared init run.
+    pub(crate) async fn start(&self, boot: Boot) -> Result<(), StepError> {
+        let keeper = self.keeper(boot).ok_or_else(|| engine::step_error("start", "there is no guest"))?;
+        let state = keeper.wait(|state| state.phase != phase::PREPARING).await;
+        match (state.phase, state.failure) {
+            _ if state.lost => Err(engine::step_error("start", "the keeper died before the guest ran")),
+            (phase::READY, _) => keeper.ask(&KeepRequest::Start(Nothing {}), &[]).await.map(drop),
+            (phase::EMPTY, Some(failure)) => Err(words::of("start", &failure)),
+            (phase::RUNNING | phase::ENDED, _) => Ok(()),
+            _ => Err(engine::step_error("start", "there is no guest")),
+        }
+    }
+
+    pub(crate) async fn attach_nic(self: &Arc<Self>, boot: Boot, nic: &NicSpec) -> Result<(), StepError> {
+        let keeper = self.keeper(boot).ok_or_else(|| engine::step_error("attach_nic", "there is no guest"))?;
+        let attached = {
+            let mut network = keeper.network().await?;
+            let network = network.as_mut().ok_or_else(|| engine::step_error("attach_nic", "no way into the guest"))?;
+            self.networks.attach(boot, nic, network).map_err(|e| words::because("attach_nic", &e))?
+        };
+        self.entries().entry(boot).or_default().nics.insert(nic.device.clone(), attached);
+        Ok(())
+    }
+
+    pub(crate) async fn detach_nic(&self, boot: Boot, device: &DeviceName) -> Result<(), StepError> {
+        let attached = self.entries().get_mut(&boot).and_then(|entry| entry.nics.remove(device));
+        let Some(attached) = attached else { return Ok(()) };
+        let running = self.keeper(boot).is_some_and(|k| k.state().phase == phase::RUNNING);
+        if let Some(keeper) = self.keeper(boot).filter(|_| !running) {
+            keeper.drop_network();
+        }
+        self.networks.detach(attached, running).await.map_err(|e| words::because("detach_nic", &e))
+    }
+
+    /// Asks init to halt, once it can hear that, and waits until it has.
+    pub(crate) async fn halt(&self, boot: Boot, timeout_s: u32) -> Result<(), StepError> {
+        let Some(keeper) = self.keeper(boot) else { return Ok(()) };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(timeout_s));
+        let mut heard = false;
+        while tokio::time::Instant::now() < deadline && !has_ended(&keeper.state()) {
+            // The kernel tells nobody when a process begins to handle a signal, so this is looked at again and again; once
+            // it was sent it is only repeated for an init that lost it while it replaced itself.
+            let pause = match launch::halt_signal(keeper.state().pid) {
+                Some(signal) => {
+                    heard = true;
+                    let order = KeepRequest::Signal(Signal { session: 0, signal });
+                    let _ = keeper.ask(&order, &[]).await;
+                    Duration::from_secs(5)
+                }
+                None if heard => Duration::from_secs(1),
+                None => Duration::from_millis(10),
+            };
+            let until = deadline.min(tokio::time::Instant::now() + pause);
+            let _ = tokio::time::timeout_at(until, keeper.wait(has_ended)).await;
+        }
+        Ok(())
+    }
+
+    /// Kills everything of a boot and waits for its end.
+    pub(crate) async fn kill(&self, boot: Boot) -> Result<(), StepError> {
+        self.groups.kill(boot).map_err(|e| words::because("kill", &e))?;
+        let Some(keeper) = self.keeper(boot) else { return Ok(()) };
+        match tokio::time::timeout(QUICK, keeper.wait(has_ended)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StepError {
+                step: "kill".into(),
+                message: "a process of the guest does not die: it hangs in the kernel".into(),
+                hint: Some("look at its state in /proc/PID/stack; a disk or a network file system may not answer".into()),
+                transient: true,
+            }),
+        }
+    }
+
+    pub(crate) async fn release_keeper(&self, boot: Boot) -> Result<(), StepError> {
+        let keeper = self.entries().get_mut(&boot).and_then(|entry| {
+            entry.ended = None;
+            entry.keeper.take()
+        });
+        if let Some(keeper) = keeper {
+            keeper.drop_network();
+            match keeper.ask(&KeepRequest::Release(Nothing {}), &[]).await {
+                Ok(_) => {}
+                Err(_) if keeper.state().lost => {}
+                Err(error) => {
+                    // It minds its guest still, and we it.
+                    self.put_keeper(boot, keeper);
+                    return Err(error);
+                }
+            }
+        }
+        // Of a keeper that died its directory is left.
+        match std::fs::remove_dir_all(self.directory(boot)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(words::because("release_keeper", &e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn remove_group(&self, boot: Boot) -> Result<(), StepError> {
+        self.on_groups("remove_group", move |groups| groups.remove(boot)).await?;
+        let mut entries = self.entries();
+        if entries.get(&boot).is_some_and(|entry| entry.keeper.is_none() && entry.nics.is_empty()) {
+            entries.remove(&boot);
+        }
+        drop(entries);
+        match std::fs::remove_dir_all(self.directory(boot)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(words::because("remove_group", &e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the logs of an instance that is gone.
+    pub(crate) fn remove_logs(&self, id: InstanceId) {
+        let _ = std::fs::remove_dir_all(self.logs.join(id.to_string()));
+    }
+}
+
+/// There is no guest (any more), or nobody can say.
+fn has_ended(state: &State) -> bool {
+    state.lost || matches!(state.phase, phase::EMPTY | phase::ENDED)
+}
+
+/// What a root file system is laid out like, and whether no boot has had it yet.
+pub(crate) fn layout_of(
+    pool: &storage::OverlayPool,
+    boot: Boot,
+    root: RootGen,
+    source: RootSource,
+) -> (storage::RootLayout, bool) {
+    let layout = pool.layout(boot.id, root, source);
+    let upper = layout.pool.join(&layout.volume).join(&layout.upper);
+    let fresh = std::fs::read_dir(upper).is_ok_and(|mut entries| entries.next().is_none());
+    (layout, fresh)
+}

@@ -1,0 +1,53 @@
+//! A datagram socket to a keeper or to the spawn process, for async code.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use kernel::{Errno, Result};
+use rustix::fs::OFlags;
+use runtime::protocol::{Message, Received, receive, to_bytes};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Channel {
+    pub(crate) fn new(socket: OwnedFd) -> Result<Channel> {
+        rustix::fs::fcntl_setfl(&socket, OFlags::NONBLOCK)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        AsyncFd::with_interest(socket, interest).map(|socket| Channel { socket }).map_err(|_| Errno::NFILE)
+    }
+
+    /// Sends a message; waits while the peer does not read.
+    pub(crate) async fn send<M: Message>(&self, sequence: u32, message: &M, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let bytes = to_bytes(sequence, message);
+        loop {
+            match kernel::scm::send(self.socket.get_ref().as_fd(), &bytes, fds, false) {
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+            let Ok(mut guard) = self.socket.writable().await else { return Err(Errno::IO) };
+            guard.clear_ready();
+        }
+    }
+
+    /// Sends a message that may be lost when the peer does not read: a later one says the same.
+    pub(crate) fn try_send<M: Message>(&self, sequence: u32, message: &M) -> Result<()> {
+        kernel::scm::send(self.socket.get_ref().as_fd(), &to_bytes(sequence, message), &[], false)
+    }
+
+    /// The next message; `CONNRESET` when the peer is gone.
+    pub(crate) async fn receive<M: Message>(&self) -> Result<Received<M>> {
+        // Not kept between messages: most of the time there is none, and there is a channel per guest.
+        let mut buffer = Vec::new();
+        loop {
+            let Ok(mut guard) = self.socket.readable().await else { return Err(Errno::IO) };
+            match receive(self.socket.get_ref(), &mut buffer, false) {
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                other => return other,
+            }
+        }
+    }
+}

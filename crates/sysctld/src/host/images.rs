@@ -1,0 +1,325 @@
+//! Image files on this host, and the image child that unpacks and builds them.
+//!
+//! ```text
+//! <state>/images/<fingerprint>/facts.json             what is known of it; it exists when this does
+//! <state>/images/<fingerprint>/image                  one file, or
+//! <state>/images/<fingerprint>/metadata, rootfs       two
+//! <state>/images/.partial-<name>/…                    one that is not whole yet
+//! <state>/uploads/<name>/…                            what clients are sending
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::{ImageFacts, Progress, StepError};
+use images::recipe::{Architecture, Recipe};
+use images::report::{Outcome, Report};
+use kernel::Errno;
+use model::Fingerprint;
+use rustix::fs::OFlags;
+use storage::OverlayPool;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::spawn::Spawn;
+use super::words;
+
+/// The images.
+#[derive(Debug)]
+pub(crate) struct Images {
+    directory: PathBuf,
+    uploads: PathBuf,
+    spawn: Arc<Spawn>,
+    /// Host id of root in the image child.
+    base: u32,
+    recipes: BTreeMap<Fingerprint, (PathBuf, Recipe)>,
+}
+
+impl Images {
+    pub(crate) fn new(
+        state_dir: &Path,
+        spawn: Arc<Spawn>,
+        base: u32,
+        recipes: BTreeMap<Fingerprint, (PathBuf, Recipe)>,
+    ) -> Result<Images, StepError> {
+        let images = Images { directory: state_dir.join("images"), uploads: state_dir.join("uploads"), spawn, base, recipes };
+        for directory in [&images.directory, &images.uploads] {
+            fs::create_dir_all(directory).map_err(|e| words::because("images", &e))?;
+        }
+        images.sweep();
+        Ok(images)
+    }
+
+    /// What a former daemon did not finish is of no use.
+    fn sweep(&self) {
+        for (directory, all) in [(&self.directory, false), (&self.uploads, true)] {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                if all || entry.file_name().to_string_lossy().starts_with('.') {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
+            }
+        }
+    }
+
+    fn of(&self, fingerprint: Fingerprint) -> PathBuf {
+        self.directory.join(fingerprint.to_string())
+    }
+
+    /// Where clients' bytes go.
+    pub(crate) fn uploads(&self) -> &Path {
+        &self.uploads
+    }
+
+    /// The files of an image: one, or metadata and root file system.
+    pub(crate) fn files(&self, facts: &ImageFacts) -> Vec<PathBuf> {
+        let directory = self.of(facts.fingerprint);
+        let names: &[&str] = if facts.split { &["metadata", "rootfs"] } else { &["image"] };
+        names.iter().map(|name| directory.join(name)).collect()
+    }
+
+    /// The images that are whole.
+    pub(crate) fn list(&self) -> Vec<ImageFacts> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().parse::<Fingerprint>().is_ok())
+            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path().join("facts.json")).ok()?).ok())
+            .collect()
+    }
+
+    /// Names that are no image.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let names = |directory: &Path| -> Vec<String> {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let images = names(&self.directory).into_iter().filter(|name| {
+            name.parse::<Fingerprint>().is_err() || !self.directory.join(name).join("facts.json").exists()
+        });
+        images.map(|name| format!("images/{name}")).chain(names(&self.uploads).into_iter().map(|n| format!("uploads/{n}"))).collect()
+    }
+
+    /// Takes a finished upload: unpacks it in `pool`, which checks it through and through, and keeps its files.
+    pub(crate) async fn adopt(
+        &self,
+        upload: &str,
+        pool: &OverlayPool,
+        progress: Progress<'_>,
+    ) -> Result<ImageFacts, StepError> {
+        const STEP: &str = "adopt_image";
+        let failed = |e: io::Error| words::because(STEP, &e);
+        let from = self.uploads.join(upload);
+        let split = from.join("rootfs").exists();
+        let name = fs::read_to_string(from.join("filename")).unwrap_or_default();
+        // Under a name of its own until the content says what it is.
+        let unknown = Fingerprint(hash_of(upload));
+        let stage = pool.begin_layer(unknown).map_err(|e| words::because(STEP, &e))?;
+        let text = |path: PathBuf| path.display().to_string();
+        let mut argv = self.arguments("unpack", &stage);
+        if split {
+            argv.extend(["--metadata".into(), text(from.join("metadata")), "--rootfs".into(), text(from.join("rootfs"))]);
+        } else {
+            argv.extend(["--unified".into(), text(from.join("image"))]);
+        }
+        let result = self.child(STEP, argv, progress).await;
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let _ = pool.remove_partial(unknown);
+                return Err(error);
+            }
+        };
+        pool.publish_layer_as(unknown, outcome.fingerprint).map_err(|e| words::because(STEP, &e))?;
+        let facts = facts(&outcome, None, split, name);
+        self.publish(&from, &facts).map_err(failed)?;
+        Ok(facts)
+    }
+
+    /// Builds an image from a recipe, unpacked in `pool` already.
+    pub(crate) async fn build(
+        &self,
+        recipe: Fingerprint,
+        pool: &OverlayPool,
+        progress: Progress<'_>,
+    ) -> Result<ImageFacts, StepError> {
+        const STEP: &str = "build_image";
+        let failed = |e: io::Error| words::because(STEP, &e);
+        let (file, _) =
+            self.recipes.get(&recipe).ok_or_else(|| engine::step_error(STEP, "there is no such recipe any more"))?;
+        let partial = self.directory.join(format!(".partial-{recipe}"));
+        let _ = fs::remove_dir_all(&partial);
+        let scratch = partial.join("scratch");
+        fs::create_dir_all(&scratch).map_err(failed)?;
+        let stage = pool.begin_layer(recipe).map_err(|e| words::because(STEP, &e))?;
+        let text = |path: &Path| path.display().to_string();
+        let mut argv = self.arguments("build", &stage);
+        let (scratch_text, out) = (text(&scratch), text(&partial.join("image")));
+        argv.extend(["--recipe".into(), text(file), "--scratch".into(), scratch_text, "--out".into(), out]);
+        let result = self.child(STEP, argv, progress).await;
+        let _ = fs::remove_dir_all(&scratch);
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let _ = fs::remove_dir_all(&partial);
+                let _ = pool.remove_partial(recipe);
+                return Err(error);
+            }
+        };
+        pool.publish_layer_as(recipe, outcome.fingerprint).map_err(|e| words::because(STEP, &e))?;
+        let facts = facts(&outcome, Some(recipe), false, String::new());
+        self.publish(&partial, &facts).map_err(failed)?;
+        Ok(facts)
+    }
+
+    /// Unpacks an image in a pool that has not got its layer.
+    pub(crate) async fn unpack(
+        &self,
+        fingerprint: Fingerprint,
+        pool: &OverlayPool,
+        progress: Progress<'_>,
+    ) -> Result<(), StepError> {
+        const STEP: &str = "unpack_layer";
+        if pool.has_layer(fingerprint) {
+            return Ok(());
+        }
+        let directory = self.of(fingerprint);
+        let stage = pool.begin_layer(fingerprint).map_err(|e| words::because(STEP, &e))?;
+        let text = |name: &str| directory.join(name).display().to_string();
+        let mut argv = self.arguments("unpack", &stage);
+        if directory.join("rootfs").exists() {
+            argv.extend(["--metadata".into(), text("metadata"), "--rootfs".into(), text("rootfs")]);
+        } else {
+            argv.extend(["--unified".into(), text("image")]);
+        }
+        let outcome = self.child(STEP, argv, progress).await?;
+        if outcome.fingerprint != fingerprint {
+            return Err(StepError {
+                hint: Some("delete the image and import or build it again".into()),
+                ..engine::step_error(STEP, format!("the files of image {fingerprint} were changed: they are {} now", outcome.fingerprint))
+            });
+        }
+        pool.publish_layer(fingerprint).map_err(|e| words::because(STEP, &e))
+    }
+
+    /// Removes an image's files; its layers are the pools'.
+    pub(crate) fn remove(&self, fingerprint: Fingerprint) -> Result<(), StepError> {
+        let directory = self.of(fingerprint);
+        // First that it exists, then what it was.
+        for act in [fs::remove_file(directory.join("facts.json")), fs::remove_dir_all(&directory)] {
+            match act {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(words::because("remove_image", &e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves files to where the image lives; it exists once its facts do.
+    fn publish(&self, from: &Path, facts: &ImageFacts) -> io::Result<()> {
+        let target = self.of(facts.fingerprint);
+        if target.join("facts.json").exists() {
+            return fs::remove_dir_all(from);
+        }
+        let _ = fs::remove_dir_all(&target);
+        let _ = fs::remove_file(from.join("filename"));
+        let text = serde_json::to_vec_pretty(facts)?;
+        let handle = fs::File::create(from.join("facts.json"))?;
+        io::Write::write_all(&mut &handle, &text)?;
+        rustix::fs::syncfs(&handle)?;
+        fs::rename(from, &target)?;
+        fs::File::open(&self.directory)?.sync_all()
+    }
+
+    fn arguments(&self, act: &str, stage: &Path) -> Vec<String> {
+        let words = ["image", act, "--base", &self.base.to_string(), "--stage", &stage.display().to_string()];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Runs the image child and hears it out.
+    async fn child(&self, step: &str, argv: Vec<String>, progress: Progress<'_>) -> Result<Outcome, StepError> {
+        let failed = |call: &str, errno| words::failed(step, call, "the image child", errno);
+        let (ours, theirs) = kernel::scm::pair().map_err(|e| failed("socketpair for", e))?;
+        self.spawn.help(argv, &[theirs.as_fd()]).await?;
+        drop(theirs);
+        rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK).map_err(|e| failed("watch", e))?;
+        let socket = AsyncFd::with_interest(ours, Interest::READABLE).map_err(|e| words::because(step, &e))?;
+        loop {
+            match next(&socket).await {
+                Ok(Some(Report::Progress(text))) => progress(&text),
+                Ok(Some(Report::Done(outcome))) => return Ok(*outcome),
+                Ok(Some(Report::Failed { message })) => {
+                    let full = message.contains("No space left");
+                    let hint = full.then(|| "the disk is full: free some space or use another pool".to_owned());
+                    return Err(StepError { hint, ..engine::step_error(step, message) });
+                }
+                Ok(None) => return Err(engine::step_error(step, "the image child died without a word")),
+                Err(errno) => return Err(failed("hear", errno)),
+            }
+        }
+    }
+}
+
+/// The next report; `None` when the child is gone.
+async fn next(socket: &AsyncFd<OwnedFd>) -> kernel::Result<Option<Report>> {
+    let mut buffer = vec![0u8; 64 * 1024];
+    loop {
+        let Ok(mut guard) = socket.readable().await else { return Err(Errno::IO) };
+        match kernel::scm::receive(socket.get_ref().as_fd(), &mut buffer, false) {
+            Ok((0, _)) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok((length, _)) => return serde_json::from_slice(&buffer[..length]).map(Some).map_err(|_| Errno::PROTO),
+            Err(Errno::AGAIN) => guard.clear_ready(),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn facts(outcome: &Outcome, recipe: Option<Fingerprint>, split: bool, filename: String) -> ImageFacts {
+    ImageFacts {
+        fingerprint: outcome.fingerprint,
+        recipe,
+        architecture: outcome.architecture.clone(),
+        properties: outcome.properties.clone(),
+        created_at: outcome.created_at,
+        expires_at: outcome.expires_at,
+        size: outcome.size,
+        split,
+        filename,
+    }
+}
+
+fn hash_of(text: &str) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(text).into()
+}
+
+/// The recipes in a directory, or those that the program carries, written to `fallback` where the image child can read them.
+pub(crate) fn load_recipes(
+    directory: Option<&Path>,
+    fallback: &Path,
+) -> Result<BTreeMap<Fingerprint, (PathBuf, Recipe)>, StepError> {
+    let failed = |e: &(dyn std::error::Error + 'static)| words::because("recipes", e);
+    let Some(architecture) = Architecture::host() else { return Ok(BTreeMap::new()) };
+    let directory = match directory {
+        Some(directory) => directory.to_owned(),
+        None => {
+            fs::create_dir_all(fallback).map_err(|e| failed(&e))?;
+            for (name, text) in images::recipe::BUILT_IN {
+                fs::write(fallback.join(name), text).map_err(|e| failed(&e))?;
+            }
+            fallback.to_owned()
+        }
+    };
+    let mut recipes = BTreeMap::new();
+    for entry in fs::read_dir(&directory).map_err(|e| failed(&e))?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let text = fs::read_to_string(&path).map_err(|e| failed(&e))?;
+            let recipe = Recipe::parse(&path.display().to_string(), &text).map_err(|e| failed(&e))?;
+            recipes.insert(recipe.fingerprint(architecture), (path, recipe));
+        }
+    }
+    Ok(recipes)
+}

@@ -1,0 +1,365 @@
+//! The real host: a `match` from each step to one call of a mechanism.
+
+mod access;
+mod boots;
+mod channel;
+mod console;
+mod facts;
+mod images;
+mod keeper;
+mod launch;
+mod network;
+mod session;
+mod spawn;
+mod usage;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use ::network::Error as NetworkError;
+use engine::{
+    BoxFuture, Effect, ExecOrder, Host, HostEvent, NameEntry, Progress, RecipeFacts, Session, StepError, Survey, Usage,
+};
+use ::images::recipe::Architecture;
+use model::{Boot, HostFacts, IdMap, InstanceId, Observed, OverlayWay, PoolName, PoolSpec, Step};
+use runtime::cgroup::Groups;
+use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
+use runtime::wire::Blob;
+use storage::OverlayPool;
+use tokio::sync::mpsc;
+
+use boots::Boots;
+use images::Images;
+use network::Networks;
+use session::KeptSession;
+use spawn::Spawn;
+
+pub(crate) use facts::missing;
+
+/// Events that may wait for the engine; each only says "look".
+const EVENTS: usize = 4096;
+
+/// What the host is made with.
+#[derive(Debug)]
+pub(crate) struct HostConfig {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) keeper: PathBuf,
+    pub(crate) images_dir: Option<PathBuf>,
+    /// Tells this daemon's objects from those of another on the same host.
+    pub(crate) mark: String,
+    /// Ids of the image child.
+    pub(crate) image_ids: IdMap,
+}
+
+/// The real host.
+pub(crate) struct RealHost {
+    state_dir: PathBuf,
+    facts: HostFacts,
+    boots: Arc<Boots>,
+    networks: Arc<Networks>,
+    images: Images,
+    recipes: Vec<RecipeFacts>,
+    pools: RwLock<BTreeMap<PoolName, Arc<OverlayPool>>>,
+    runtime_dir: PathBuf,
+    /// One trash at a time is emptied for each pool.
+    emptying: Arc<Mutex<HashMap<PathBuf, bool>>>,
+    receiver: Mutex<Option<mpsc::Receiver<HostEvent>>>,
+}
+
+impl RealHost {
+    /// Looks at the host and at what a former daemon left running on it.
+    pub(crate) async fn find(config: HostConfig) -> Result<RealHost, StepError> {
+        let because = |e: &(dyn std::error::Error + 'static)| words::because("start", e);
+        for (directory, mode) in [("keep", 0o700), ("mnt", 0o711)] {
+            make_dir(&config.runtime_dir.join(directory), mode).map_err(|e| because(&e))?;
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| because(&e))?;
+        let layout = runtime::cgroup::find_layout(&mounts).map_err(|e| because(&e))?;
+        let groups = Arc::new(Groups::new(&layout, &format!("sysctl-{}", config.mark)));
+        groups.prepare().map_err(|e| because(&e))?;
+        let facts = facts::find(layout, &groups, forced_overlay());
+        let spawn = Arc::new(Spawn::new(config.keeper, &config.runtime_dir));
+        spawn.ready().await?;
+        let networks = Arc::new(Networks::new(&config.mark).map_err(|e| because(&e))?);
+        let recipe_files = images::load_recipes(config.images_dir.as_deref(), &config.state_dir.join("recipes"))?;
+        let recipes = recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
+        let images = Images::new(&config.state_dir, spawn.clone(), config.image_ids.base, recipe_files)?;
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let directories = (config.runtime_dir.as_path(), config.state_dir.as_path());
+        let boots = Boots::new(groups, spawn, networks.clone(), facts.clone(), directories, events);
+        boots.scan().await?;
+        Ok(RealHost {
+            state_dir: config.state_dir,
+            facts,
+            boots,
+            networks,
+            images,
+            recipes,
+            pools: RwLock::default(),
+            runtime_dir: config.runtime_dir,
+            emptying: Arc::default(),
+            receiver: Mutex::new(Some(receiver)),
+        })
+    }
+
+    /// The recipes as they are listed.
+    pub(crate) fn recipes(&self) -> Vec<RecipeFacts> {
+        self.recipes.clone()
+    }
+
+    fn pool(&self, name: &PoolName) -> Result<Arc<OverlayPool>, StepError> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        let missing = || engine::step_error("pool", format!("storage pool {name} is not available"));
+        pools.get(name).cloned().ok_or_else(missing)
+    }
+
+    /// The pool that images which were just made are unpacked in.
+    fn first_pool(&self) -> Result<Arc<OverlayPool>, StepError> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.values().next().cloned().ok_or_else(|| engine::step_error("pool", "there is no storage pool"))
+    }
+
+    fn ensure_pool(&self, spec: &PoolSpec) -> Result<(), StepError> {
+        let directory = if spec.source.is_empty() {
+            self.state_dir.join("pools").join(spec.name.as_str())
+        } else {
+            PathBuf::from(&spec.source)
+        };
+        let pool = Arc::new(OverlayPool::new(directory));
+        pool.prepare().map_err(|e| words::because("ensure_pool", &e))?;
+        self.pools.write().unwrap_or_else(PoisonError::into_inner).insert(spec.name.clone(), pool.clone());
+        self.empty_trash(&pool);
+        Ok(())
+    }
+
+    /// Removes in the background what was thrown away; one thread for each pool, however much was.
+    fn empty_trash(&self, pool: &Arc<OverlayPool>) {
+        let key = pool.directory().to_owned();
+        let emptying = self.emptying.clone();
+        let lock = |e: &Mutex<HashMap<PathBuf, bool>>| -> Option<bool> {
+            let mut map = e.lock().unwrap_or_else(PoisonError::into_inner);
+            map.insert(key.clone(), true)
+        };
+        if lock(&emptying).is_some() {
+            return;
+        }
+        let pool = pool.clone();
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let taken = |value: bool| {
+                    let mut map = emptying.lock().unwrap_or_else(PoisonError::into_inner);
+                    map.insert(pool.directory().to_owned(), value)
+                };
+                taken(false);
+                if let Err(error) = pool.empty_trash() {
+                    tracing::warn!(%error, "the trash could not be emptied");
+                }
+                let mut map = emptying.lock().unwrap_or_else(PoisonError::into_inner);
+                // Something was thrown away meanwhile: once more.
+                if map.get(pool.directory()) != Some(&true) {
+                    map.remove(pool.directory());
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn act(&self, step: &Step, progress: Progress<'_>) -> Result<Effect, StepError> {
+        let boots = &self.boots;
+        match step {
+            Step::EnsureImage { .. } => return Err(engine::step_error("ensure_image", "the engine does this itself")),
+            Step::CreateRoot { id, root, pool, source } => {
+                let (pool, id, root, source) = (self.pool(pool)?, *id, *root, *source);
+                blocking("create_root", move || pool.create_root(id, root, source)).await?;
+            }
+            Step::DiscardRoot { id, root, pool } => {
+                let (pool, id, root) = (self.pool(pool)?, *id, *root);
+                let worker = pool.clone();
+                blocking("discard_root", move || worker.discard_root(id, root)).await?;
+                if pool.roots(id).is_ok_and(|roots| roots.is_empty()) {
+                    self.boots.remove_logs(id);
+                }
+                self.empty_trash(&pool);
+            }
+            Step::CreateGroup { boot, settings, owner } => boots.create_group(*boot, settings, *owner).await?,
+            Step::Spawn { boot, root, source, spec } => {
+                let pool = self.pool(&spec.pool)?;
+                let (layout, fresh) = boots::layout_of(&pool, *boot, *root, *source);
+                boots.spawn(*boot, layout, spec, fresh).await?;
+            }
+            Step::AttachNic { boot, nic } => boots.attach_nic(*boot, nic).await?,
+            Step::Start { boot } => boots.start(*boot).await?,
+            Step::SetLimits { boot, settings } => boots.set_limits(*boot, settings)?,
+            Step::Freeze { boot } => boots.set_frozen(*boot, true).await?,
+            Step::Thaw { boot } => boots.set_frozen(*boot, false).await?,
+            Step::Halt { boot, timeout_s } => boots.halt(*boot, *timeout_s).await?,
+            Step::Kill { boot } => boots.kill(*boot).await?,
+            Step::DetachNic { boot, device, .. } => boots.detach_nic(*boot, device).await?,
+            Step::ReleaseKeeper { boot } => boots.release_keeper(*boot).await?,
+            Step::RemoveGroup { boot } => boots.remove_group(*boot).await?,
+            Step::AdoptImage { upload } => {
+                let facts = self.images.adopt(upload, &*self.first_pool()?, progress).await?;
+                return Ok(Effect::Image(Box::new(facts)));
+            }
+            Step::BuildImage { recipe } => {
+                let facts = self.images.build(*recipe, &*self.first_pool()?, progress).await?;
+                return Ok(Effect::Image(Box::new(facts)));
+            }
+            Step::UnpackLayer { fingerprint, pool } => {
+                self.images.unpack(*fingerprint, &*self.pool(pool)?, progress).await?;
+            }
+            Step::RemoveLayer { fingerprint, pool } => {
+                let pool = self.pool(pool)?;
+                pool.remove_layer(*fingerprint).map_err(|e| words::because("remove_layer", &e))?;
+                self.empty_trash(&pool);
+            }
+            Step::RemoveImage { fingerprint } => self.images.remove(*fingerprint)?,
+            Step::EnsurePool { pool } => self.ensure_pool(pool)?,
+            Step::EnsureNetwork { network } => on_network("ensure_network", self.networks.ensure(network))?,
+            Step::RemoveNetwork { name } => on_network("remove_network", self.networks.remove(name))?,
+        }
+        Ok(Effect::Done)
+    }
+
+    async fn run(&self, boot: Boot, order: ExecOrder) -> Result<Arc<dyn Session>, StepError> {
+        let keeper = self.boots.running(boot)?;
+        let number = keeper.new_session();
+        // Known before its first output can come.
+        let session = KeptSession::new(keeper.clone(), number);
+        keeper.add_session(session.clone());
+        let (columns, rows) = order.terminal.unwrap_or_default();
+        let spec = ExecSpec {
+            session: number,
+            argv: order.argv,
+            environment: order.environment,
+            cwd: order.cwd,
+            uid: order.uid,
+            gid: order.gid,
+            terminal: order.terminal.is_some(),
+            columns,
+            rows,
+            silent: order.silent,
+            confinement: order.sandbox.as_ref().map(launch::confinement).unwrap_or_default(),
+            label: Blob(order.label),
+            namespaces: 0,
+        };
+        match keeper.ask(&KeepRequest::Exec(spec), &[]).await {
+            Ok((KeepEvent::SessionStarted(state), rings)) => {
+                session.set_rings(rings);
+                session.take_state(&state);
+                Ok(session)
+            }
+            Ok((other, _)) => {
+                keeper.forget_session(number);
+                Err(engine::step_error("exec", format!("unexpected answer {other:?}")))
+            }
+            Err(error) => {
+                keeper.forget_session(number);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A blocking act on the disk, off the event loop.
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    act: impl FnOnce() -> storage::Result<T> + Send + 'static,
+) -> Result<T, StepError> {
+    match tokio::task::spawn_blocking(act).await {
+        Ok(result) => result.map_err(|e| words::because(step, &e)),
+        Err(error) => Err(words::because(step, &error)),
+    }
+}
+
+fn on_network(step: &str, result: Result<(), NetworkError>) -> Result<(), StepError> {
+    result.map_err(|e| words::because(step, &e))
+}
+
+fn make_dir(path: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// Tests make every kernel take every way that it can.
+fn forced_overlay() -> Option<OverlayWay> {
+    match std::env::var("SYSCTL_OVERLAY").ok()?.as_str() {
+        "descriptors" => Some(OverlayWay::Descriptors),
+        "attached-append" => Some(OverlayWay::AttachedAppend),
+        "attached-string" => Some(OverlayWay::AttachedString),
+        _ => None,
+    }
+}
+
+fn recipe_facts(fingerprint: model::Fingerprint, recipe: &::images::recipe::Recipe) -> Option<RecipeFacts> {
+    let architecture = Architecture::host()?;
+    Some(RecipeFacts {
+        fingerprint,
+        aliases: recipe.names().map(str::to_owned).collect(),
+        architecture: architecture.kernel_name().to_owned(),
+        properties: recipe.metadata(architecture, 0).properties,
+    })
+}
+
+impl Host for RealHost {
+    fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+
+    fn observe<'a>(&'a self, id: InstanceId, pool: &'a PoolName) -> BoxFuture<'a, Result<Observed, StepError>> {
+        Box::pin(async move {
+            let roots = self.pool(pool)?.roots(id).map_err(|e| words::because("observe", &e))?;
+            Ok(Observed { roots, boots: self.boots.observe(id).await? })
+        })
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>> {
+        Box::pin(async move {
+            let failed = |e: storage::Error| words::because("survey", &e);
+            let mut survey = Survey { images: self.images.list(), ..Survey::default() };
+            let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+            for (name, pool) in &*pools {
+                survey.layers.extend(pool.layers().map_err(failed)?.into_iter().map(|layer| (layer, name.clone())));
+                survey.instances.extend(pool.volumes().map_err(failed)?.into_iter().map(|id| (id, name.clone())));
+            }
+            // Of a boot nobody knows the pool; any will do to look for it.
+            let known: BTreeSet<InstanceId> = survey.instances.iter().map(|(id, _)| *id).collect();
+            if let Some(pool) = pools.keys().next() {
+                let more = self.boots.instances().into_iter().filter(|id| !known.contains(id));
+                survey.instances.extend(more.map(|id| (id, pool.clone())));
+            }
+            Ok(survey)
+        })
+    }
+
+    fn apply<'a>(&'a self, step: &'a Step, progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>> {
+        Box::pin(self.act(step, progress))
+    }
+
+    fn exec<'a>(&'a self, boot: Boot, order: ExecOrder) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
+        Box::pin(self.run(boot, order))
+    }
+
+    fn console<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
+        Box::pin(async move {
+            let session: Arc<dyn Session> = self.boots.running(boot)?.console();
+            Ok(session)
+        })
+    }
+
+    fn usage<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Usage, StepError>> {
+        Box::pin(usage::of(self, boot))
+    }
+
+    fn names(&self, names: &[NameEntry]) {
+        self.networks.set_names(names);
+    }
+
+    fn events(&self) -> mpsc::Receiver<HostEvent> {
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+}

@@ -1,0 +1,360 @@
+//! Managed networks on this host: bridges, the firewall, the gateways that answer, and the links of guests.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine::NameEntry;
+use model::{Boot, DeviceName, Mac, NetworkName, NetworkSpec, NicSeen, NicSpec};
+use network::directory::{Directory, Host};
+use network::link::{self, Alias, BridgeSpec, LinkName, VethSpec};
+use network::netlink::Socket;
+use network::nft::{self, NetworkRules, NicRules, TableName};
+use network::serve::{Gateway, GatewayConfig};
+use network::{Error, Result};
+use sha2::{Digest, Sha256};
+
+use super::keeper::GuestNetwork;
+
+/// Largest packet where nothing is said: that of Ethernet.
+const MTU: u32 = 1500;
+
+/// How long guests may rely on an address: an hour, as dnsmasq does; it is theirs for as long as they exist anyway.
+const LEASE_S: u32 = 3600;
+
+/// A link of a guest that is attached.
+#[derive(Debug, Clone)]
+pub(crate) struct AttachedNic {
+    host_name: LinkName,
+    alias: Alias,
+    rules: NicRules,
+    /// What it may send is known to the firewall.
+    complete: bool,
+}
+
+impl AttachedNic {
+    pub(crate) fn seen(&self) -> NicSeen {
+        NicSeen { host_name: self.host_name.to_string(), mac: Some(self.rules.mac), complete: self.complete }
+    }
+
+    pub(crate) fn host_name(&self) -> &str {
+        self.host_name.as_str()
+    }
+}
+
+struct Running {
+    spec: NetworkSpec,
+    index: u32,
+    rules: NetworkRules,
+    directory: Arc<Directory>,
+    known: BTreeMap<Mac, Host>,
+    gateway: Option<Gateway>,
+}
+
+struct State {
+    route: Socket,
+    /// `None` where the kernel has no nf_tables.
+    firewall: Option<Socket>,
+    running: HashMap<NetworkName, Running>,
+    nics: Vec<NicRules>,
+}
+
+/// All networks.
+pub(crate) struct Networks {
+    table: TableName,
+    /// What every alias of ours begins with.
+    mark: String,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Networks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Networks").field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+impl Networks {
+    /// `mark` tells this daemon's objects from those of another on the same host.
+    pub(crate) fn new(mark: &str) -> Result<Networks> {
+        let table: TableName = format!("sysctl-{mark}").parse()?;
+        let mut firewall = Some(Socket::netfilter()?);
+        let mut nics = Vec::new();
+        if let Some(socket) = &mut firewall {
+            match nft::probe(socket) {
+                // Links of a former daemon stay guarded all the while.
+                Ok(()) => nics = nft::contents(socket, &table).map(|contents| contents.nics).unwrap_or_default(),
+                Err(error) => {
+                    tracing::warn!(%error, "no firewall: guests are not guarded against one another, and there is no NAT");
+                    firewall = None;
+                }
+            }
+        }
+        let state = State { route: Socket::route()?, firewall, running: HashMap::new(), nics };
+        Ok(Networks { table, mark: format!("sysctl:{mark}:"), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a network, or brings the one that is there to what it should be.
+    pub(crate) fn ensure(&self, spec: &NetworkSpec) -> Result<()> {
+        let name: LinkName = spec.name.as_str().parse()?;
+        let mut state = self.state();
+        if state.running.get(&spec.name).is_some_and(|running| running.spec == *spec && running.is_whole()) {
+            return Ok(());
+        }
+        let state = &mut *state;
+        let bridge = BridgeSpec {
+            name: name.clone(),
+            alias: format!("{}{}", self.mark, spec.name).parse()?,
+            mac: bridge_mac(&self.mark, &spec.name),
+            addresses: spec.ipv4.into_iter().chain(spec.ipv6).collect(),
+            mtu: spec.mtu.unwrap_or(MTU),
+        };
+        let index = link::ensure_bridge(&mut state.route, &bridge)?;
+        if spec.nat {
+            note_changes(&network::tunable::ensure_forwarding(spec.ipv4.is_some(), spec.ipv6.is_some())?);
+        }
+        let rules = NetworkRules {
+            bridge: name.clone(),
+            gateway4: spec.ipv4,
+            gateway6: spec.ipv6,
+            nat4: spec.nat,
+            nat6: spec.nat,
+            host_open: false,
+            isolated: false,
+        };
+        let old = state.running.remove(&spec.name);
+        let (directory, known) = old.map_or_else(Default::default, |old| (old.directory, old.known));
+        let config = gateway_config(spec, name, &bridge);
+        let gateway = Gateway::start(index, config, directory.clone())?;
+        for error in gateway.degraded() {
+            tracing::warn!(network = %spec.name, %error, "degraded");
+        }
+        let running =
+            Running { spec: spec.clone(), index, rules, directory, known, gateway: Some(gateway) };
+        state.running.insert(spec.name.clone(), running);
+        self.guard_all(state)
+    }
+
+    /// Puts all networks and links into the firewall at once.
+    fn guard_all(&self, state: &mut State) -> Result<()> {
+        let Some(socket) = &mut state.firewall else { return Ok(()) };
+        let networks: Vec<NetworkRules> = state.running.values().map(|running| running.rules.clone()).collect();
+        nft::replace(socket, &self.table, &networks, &state.nics)
+    }
+
+    /// Changes one link in the firewall; puts everything there again where somebody emptied it.
+    fn guard(&self, state: &mut State, change: impl Fn(&mut Socket) -> Result<()>) -> Result<()> {
+        let Some(socket) = &mut state.firewall else { return Ok(()) };
+        match change(socket) {
+            Err(Error::NoTable { .. }) => {
+                tracing::warn!("somebody emptied the firewall; putting our part back");
+                self.guard_all(state)
+            }
+            other => other,
+        }
+    }
+
+    /// Removes a network.
+    pub(crate) fn remove(&self, name: &NetworkName) -> Result<()> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let running = state.running.remove(name);
+        if let (Some(running), Some(socket)) = (&running, &mut state.firewall) {
+            nft::remove_network(socket, &self.table, &running.rules)?;
+        }
+        drop(running);
+        let link_name: LinkName = name.as_str().parse()?;
+        link::remove(&mut state.route, &link_name, &format!("{}{name}", self.mark).parse()?)
+    }
+
+    /// Links a guest to its network and gives it its addresses.
+    pub(crate) fn attach(&self, boot: Boot, nic: &NicSpec, guest: &mut GuestNetwork) -> Result<AttachedNic> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let no_network = || Error::NoLink { name: nic.network.to_string() };
+        let (bridge, mtu) = {
+            let running = state.running.get(&nic.network).ok_or_else(no_network)?;
+            (running.index, nic.mtu.or(running.spec.mtu).unwrap_or(MTU))
+        };
+        let host_name = link_name(boot, &nic.device)?;
+        let rules = NicRules::of(host_name.clone(), nic);
+        // Before the link is there, so that no frame of it is ever unguarded.
+        state.nics.retain(|known| known.port != host_name);
+        state.nics.push(rules.clone());
+        self.guard(state, |socket| nft::allow_nic(socket, &self.table, &rules))?;
+        let alias: Alias = format!("{}{boot}:{}", self.mark, nic.device).parse()?;
+        let veth = VethSpec {
+            host_name: host_name.clone(),
+            alias: alias.clone(),
+            bridge,
+            guest_netns: guest.namespace.as_fd(),
+            guest_name: nic.guest_name.parse()?,
+            mac: nic.mac,
+            mtu,
+            learns: nic.spoofing,
+            isolated: false,
+        };
+        link::attach_veth(&mut state.route, &veth)?;
+        link::configure_guest(&mut guest.socket, nic)?;
+        Ok(AttachedNic { host_name, alias, rules, complete: true })
+    }
+
+    /// Takes a link away. Of a guest that is gone the kernel takes it itself, and we only see to it.
+    pub(crate) async fn detach(self: &Arc<Self>, nic: AttachedNic, running: bool) -> Result<()> {
+        {
+            let mut state = self.state();
+            let state = &mut *state;
+            state.nics.retain(|known| known.port != nic.host_name);
+            self.guard(state, |socket| nft::forget_nic(socket, &self.table, &nic.rules))?;
+        }
+        let networks = self.clone();
+        // Removing a link waits for a grace period of the kernel, some 20 ms.
+        let removal = tokio::task::spawn_blocking(move || {
+            let mut socket = Socket::route()?;
+            let removed = link::remove(&mut socket, &nic.host_name, &nic.alias);
+            drop(networks);
+            removed
+        });
+        if !running {
+            return Ok(());
+        }
+        removal.await.unwrap_or_else(|_| Err(Error::NoLink { name: String::new() }))
+    }
+
+    /// Links of guests that are there, by what is written on them.
+    pub(crate) fn attached(&self) -> Result<BTreeMap<Boot, BTreeMap<DeviceName, AttachedNic>>> {
+        let mut found: BTreeMap<Boot, BTreeMap<DeviceName, AttachedNic>> = BTreeMap::new();
+        let mut state = self.state();
+        let state = &mut *state;
+        for link in link::list(&mut state.route)? {
+            let Some(alias) = &link.alias else { continue };
+            let Some((boot, device)) = alias.strip_prefix(&self.mark).and_then(|rest| rest.split_once(':')) else {
+                continue;
+            };
+            let (Ok(boot), Ok(device)) = (boot.parse::<Boot>(), device.parse::<DeviceName>()) else { continue };
+            let host_name: LinkName = link.name.as_str().parse()?;
+            let guarded = state.nics.iter().find(|nic| nic.port == host_name).cloned();
+            let complete = guarded.is_some() || state.firewall.is_none();
+            let unknown = || NicRules {
+                port: host_name.clone(),
+                mac: link.mac.unwrap_or(Mac([0; 6])),
+                ipv4: None,
+                ipv6: None,
+                spoofing: true,
+            };
+            let rules = guarded.unwrap_or_else(unknown);
+            let nic = AttachedNic { host_name: host_name.clone(), alias: alias.parse()?, rules, complete };
+            found.entry(boot).or_default().insert(device, nic);
+        }
+        Ok(found)
+    }
+
+    /// Tells the gateways who is there.
+    pub(crate) fn set_names(&self, names: &[NameEntry]) {
+        let mut state = self.state();
+        for running in state.running.values_mut() {
+            let of_network = names.iter().filter(|entry| entry.network == running.spec.name);
+            let wanted: BTreeMap<Mac, Host> = of_network
+                .map(|e| (e.mac, Host { name: e.name.clone(), mac: e.mac, ipv4: e.ipv4, ipv6: e.ipv6 }))
+                .collect();
+            for mac in running.known.keys().filter(|mac| !wanted.contains_key(*mac)) {
+                running.directory.remove(*mac);
+            }
+            for (mac, host) in &wanted {
+                if running.known.get(mac) != Some(host) {
+                    running.directory.insert(host.clone());
+                }
+            }
+            running.known = wanted;
+        }
+    }
+
+    /// Links of this host that carry our mark.
+    pub(crate) fn our_links(&self) -> Result<Vec<(String, String)>> {
+        let links = link::list(&mut self.state().route)?;
+        Ok(links
+            .into_iter()
+            .filter_map(|link| {
+                let rest = link.alias.as_deref()?.strip_prefix(&self.mark)?.to_owned();
+                Some((link.name, rest))
+            })
+            .collect())
+    }
+
+    /// Ports that the firewall knows; `None` where there is none.
+    pub(crate) fn guarded(&self) -> Result<Option<BTreeSet<String>>> {
+        let mut state = self.state();
+        let Some(socket) = &mut state.firewall else { return Ok(None) };
+        match nft::contents(socket, &self.table) {
+            Ok(contents) => Ok(Some(contents.nics.iter().map(|nic| nic.port.to_string()).collect())),
+            Err(Error::NoTable { .. }) => Ok(Some(BTreeSet::new())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All links of the host with their addresses, for the API.
+    pub(crate) fn links(&self) -> Result<(Vec<link::Link>, Vec<link::Address>)> {
+        let mut state = self.state();
+        Ok((link::list(&mut state.route)?, link::addresses(&mut state.route, None)?))
+    }
+
+    /// Removes everything of ours from the firewall.
+    pub(crate) fn remove_table(&self) -> Result<()> {
+        match &mut self.state().firewall {
+            Some(socket) => nft::remove_table(socket, &self.table),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Running {
+    fn is_whole(&self) -> bool {
+        self.gateway.as_ref().is_some_and(Gateway::is_running)
+    }
+}
+
+fn gateway_config(spec: &NetworkSpec, bridge: LinkName, made: &BridgeSpec) -> GatewayConfig {
+    let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let upstreams = network::resolv::name_servers(&resolv, |_| None);
+    GatewayConfig {
+        bridge,
+        mac: made.mac,
+        mtu: made.mtu,
+        ipv4: spec.ipv4,
+        ipv6: spec.ipv6,
+        domain: spec.domain.parse().unwrap_or_else(|_| {
+            // Checked when the network was made.
+            unreachable!("a valid domain")
+        }),
+        dhcp: spec.ipv4.is_some(),
+        advertise: spec.ipv6.is_some(),
+        autonomous: false,
+        dns: true,
+        lease_s: LEASE_S,
+        upstreams,
+    }
+}
+
+/// The same for a network each time it is made: guests remember it.
+fn bridge_mac(mark: &str, name: &NetworkName) -> Mac {
+    let digest = Sha256::digest(format!("{mark}{name}"));
+    let [a, b, c] = Mac::PREFIX;
+    Mac([a, b, c, digest[0], digest[1], digest[2]])
+}
+
+/// Name of the host's end: of the ids, at most 15 characters.
+pub(crate) fn link_name(boot: Boot, device: &DeviceName) -> Result<LinkName> {
+    let digest = Sha256::digest(format!("{boot}:{device}"));
+    let hex: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sv{hex}").parse()
+}
+
+/// Settings of the host that we changed are told, so that whoever wonders finds them, and kept for `down --purge`.
+fn note_changes(changes: &[network::tunable::Changed]) {
+    for change in changes {
+        tracing::info!(key = %change.key, old = %change.old, new = %change.new, "changed a setting of the host");
+    }
+}

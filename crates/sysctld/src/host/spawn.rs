@@ -1,0 +1,169 @@
+//! The spawn process: asked for keepers and helpers, and started when it is missing.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use engine::StepError;
+use kernel::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use runtime::protocol::{Child, HelpSpec, KeepSpec, SpawnEvent, SpawnRequest};
+use tokio::sync::{broadcast, oneshot};
+
+use super::channel::Channel;
+use super::words;
+
+/// Ends of children that a listener may be behind.
+const ENDS: usize = 1024;
+
+/// The way to the spawn process; it is made anew when that process died.
+#[derive(Debug)]
+pub(crate) struct Spawn {
+    program: PathBuf,
+    socket: PathBuf,
+    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    ends: broadcast::Sender<Child>,
+}
+
+#[derive(Debug)]
+struct Link {
+    channel: Channel,
+    sequence: AtomicU32,
+    waiting: Mutex<HashMap<u32, oneshot::Sender<SpawnEvent>>>,
+}
+
+impl Spawn {
+    pub(crate) fn new(program: PathBuf, runtime_dir: &Path) -> Spawn {
+        let (ends, _) = broadcast::channel(ENDS);
+        Spawn { program, socket: runtime_dir.join("spawn.socket"), link: tokio::sync::Mutex::new(None), ends }
+    }
+
+    /// Ends of children from now on: helpers, and inits whose keeper died.
+    pub(crate) fn ends(&self) -> broadcast::Receiver<Child> {
+        self.ends.subscribe()
+    }
+
+    /// Connects, starting the process when nobody answers.
+    pub(crate) async fn ready(&self) -> Result<(), StepError> {
+        self.link().await.map(drop)
+    }
+
+    async fn link(&self) -> Result<Arc<Link>, StepError> {
+        let mut slot = self.link.lock().await;
+        if let Some(link) = &*slot {
+            return Ok(link.clone());
+        }
+        let failed = |call: &str, errno| words::failed("spawn", call, &self.socket.display().to_string(), errno);
+        let socket = match connect(&self.socket) {
+            Ok(socket) => socket,
+            Err(Errno::NOENT | Errno::CONNREFUSED) => {
+                self.start().map_err(|errno| failed("start the spawn process for", errno))?;
+                connect(&self.socket).map_err(|errno| failed("connect to", errno))?
+            }
+            Err(errno) => return Err(failed("connect to", errno)),
+        };
+        let link = Arc::new(Link {
+            channel: Channel::new(socket).map_err(|errno| failed("watch", errno))?,
+            sequence: AtomicU32::new(1),
+            waiting: Mutex::default(),
+        });
+        tokio::spawn(read(link.clone(), self.ends.clone()));
+        *slot = Some(link.clone());
+        Ok(link)
+    }
+
+    /// Starts the process in the background; it listens when this returns.
+    fn start(&self) -> kernel::Result<()> {
+        tracing::info!(program = %self.program.display(), "starting the spawn process");
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
+        let program = text(self.program.as_os_str().as_bytes())?;
+        let socket = text(self.socket.as_os_str().as_bytes())?;
+        let argv = [text(b"sysctl-keeper")?, text(b"spawn")?, text(b"--socket")?, socket, text(b"--detach")?];
+        let environment: Vec<CString> = std::env::vars_os()
+            .filter_map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat()).ok())
+            .collect();
+        kernel::process::spawn_detaching(&program, &argv, &environment)
+    }
+
+    async fn ask(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<SpawnEvent, StepError> {
+        // The process may have died since it was last spoken to: then once more, with a new one.
+        for attempt in 0..2 {
+            let link = self.link().await?;
+            match link.ask(&request, fds).await {
+                Ok(event) => return Ok(event),
+                Err(errno) if attempt == 1 => return Err(words::failed("spawn", "ask", "the spawn process", errno)),
+                Err(_) => {
+                    let mut slot = self.link.lock().await;
+                    if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
+                        *slot = None;
+                    }
+                }
+            }
+        }
+        unreachable!("the second attempt returned")
+    }
+
+    /// Starts a keeper that serves on `control`.
+    pub(crate) async fn keep(&self, spec: KeepSpec, control: &OwnedFd) -> Result<(), StepError> {
+        self.started(SpawnRequest::Keep(spec), &[control.as_fd()]).await.map(drop)
+    }
+
+    /// Starts a helper with the given descriptors from number 3 on; its pid.
+    pub(crate) async fn help(&self, argv: Vec<String>, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
+        self.started(SpawnRequest::Help(HelpSpec { argv }), fds).await
+    }
+
+    async fn started(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
+        match self.ask(request, fds).await? {
+            SpawnEvent::Started(child) => Ok(child.pid),
+            SpawnEvent::Failed(failure) => Err(words::of("spawn", &failure)),
+            other => Err(engine::step_error("spawn", format!("unexpected answer {other:?}"))),
+        }
+    }
+}
+
+impl Link {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u32, oneshot::Sender<SpawnEvent>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, request: &SpawnRequest, fds: &[BorrowedFd<'_>]) -> kernel::Result<SpawnEvent> {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.waiting().insert(sequence, sender);
+        if let Err(errno) = self.channel.send(sequence, request, fds).await {
+            self.waiting().remove(&sequence);
+            return Err(errno);
+        }
+        answer.await.map_err(|_| Errno::CONNRESET)
+    }
+}
+
+/// Takes what the process says until it is gone.
+async fn read(link: Arc<Link>, ends: broadcast::Sender<Child>) {
+    while let Ok(received) = link.channel.receive::<SpawnEvent>().await {
+        match received.message {
+            Some(SpawnEvent::ChildEnded(child)) => drop(ends.send(child)),
+            Some(event) => {
+                if let Some(waiting) = link.waiting().remove(&received.sequence) {
+                    let _ = waiting.send(event);
+                }
+            }
+            None => {}
+        }
+    }
+    // Whoever waits learns that nobody will answer.
+    link.waiting().clear();
+}
+
+/// Connects to a Unix `SOCK_SEQPACKET` socket.
+pub(crate) fn connect(path: &Path) -> kernel::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}

@@ -1,0 +1,438 @@
+//! A host that behaves: it has roots, groups, guests and links, does steps on them, and refuses what a real one would.
+//!
+//! Its [`World`] outlives the engine, as a real host outlives its daemon. Faults are asked for by the number of the step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine::{
+    BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, NameEntry, Progress, Session, StepError, Survey, Usage,
+};
+use model::{
+    Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, GroupSeen, GuestSeen, HostFacts, InstanceId, Knob,
+    NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, Settings, Step,
+};
+use tokio::sync::{Notify, mpsc};
+
+/// What goes wrong at one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The daemon dies before it.
+    CrashBefore,
+    /// The daemon dies after it, before it learns that it was done.
+    CrashAfter,
+    /// The host refuses it.
+    Refuse,
+    /// The host refuses it the first time only, being short of something.
+    RefuseOnce,
+    /// It is done twice.
+    Twice,
+}
+
+/// One boot in the world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeBoot {
+    /// Its group.
+    pub group: Option<GroupSeen>,
+    /// The group was killed once.
+    pub killed: bool,
+    /// A keeper answers.
+    pub keeper: bool,
+    /// Its guest.
+    pub guest: GuestSeen,
+    /// The root that it has mounted.
+    pub root: Option<RootGen>,
+    /// Its links.
+    pub nics: BTreeMap<DeviceName, NicSeen>,
+}
+
+/// The host itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct World {
+    /// Root file systems.
+    pub roots: BTreeSet<(InstanceId, RootGen)>,
+    /// Boots of which something is left.
+    pub boots: BTreeMap<Boot, FakeBoot>,
+    /// Images.
+    pub images: BTreeMap<Fingerprint, Option<Fingerprint>>,
+    /// Layers.
+    pub layers: BTreeSet<(Fingerprint, PoolName)>,
+    /// Pools.
+    pub pools: BTreeSet<PoolName>,
+    /// Networks.
+    pub networks: BTreeSet<NetworkName>,
+    /// Guests that do not halt when asked.
+    pub stubborn: BTreeSet<InstanceId>,
+    /// Steps that were done, by name.
+    pub log: Vec<&'static str>,
+    /// Rules of real hosts that were broken.
+    pub violations: Vec<String>,
+    next_pid: u32,
+}
+
+/// The fake host.
+pub struct FakeHost {
+    world: Arc<Mutex<World>>,
+    facts: HostFacts,
+    fault: Mutex<Option<(usize, Fault)>>,
+    /// Told when the daemon is to die.
+    pub crash: Arc<Notify>,
+    events: mpsc::Sender<HostEvent>,
+    receiver: Mutex<Option<mpsc::Receiver<HostEvent>>>,
+    count: Mutex<usize>,
+}
+
+/// Facts of a host that has everything.
+pub fn facts() -> HostFacts {
+    HostFacts {
+        kernel: "6.18.0".into(),
+        machine: "x86_64".into(),
+        cgroups: CgroupLayout::Unified { root: "/sys/fs/cgroup".into() },
+        knobs: Knob::ALL.into(),
+        overlay: OverlayWay::Descriptors,
+        proc_by_descriptor: true,
+        pressure: true,
+        cpus: (0..4).collect(),
+        memory_bytes: 8 << 30,
+        landlock: 7,
+        devices: BTreeSet::new(),
+        may_raise_limits: true,
+    }
+}
+
+impl FakeHost {
+    /// A daemon's hold on a world, with a fault at the n-th step (from 0) that this daemon does.
+    pub fn new(world: Arc<Mutex<World>>, fault: Option<(usize, Fault)>) -> FakeHost {
+        let (events, receiver) = mpsc::channel(64);
+        FakeHost {
+            world,
+            facts: facts(),
+            fault: Mutex::new(fault),
+            crash: Arc::new(Notify::new()),
+            events,
+            receiver: Mutex::new(Some(receiver)),
+            count: Mutex::new(0),
+        }
+    }
+
+    /// The world.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps done so far by this daemon.
+    pub fn steps(&self) -> usize {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets a fault at the n-th step from now.
+    pub fn arm(&self, n: usize, fault: Fault) {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((n, fault));
+    }
+
+    /// The guest of an instance ends by itself.
+    pub fn end_guest(&self, id: InstanceId, end: End) {
+        let mut world = self.world();
+        for (boot, fake) in &mut world.boots {
+            if boot.id == id && matches!(fake.guest, GuestSeen::Running { .. }) {
+                fake.guest = GuestSeen::Ended(end);
+                fake.nics.clear();
+            }
+        }
+        drop(world);
+        let _ = self.events.try_send(HostEvent::Changed(id));
+    }
+
+    fn fault_now(&self) -> Option<Fault> {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = *count;
+        *count += 1;
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        match *fault {
+            Some((n, kind)) if n == now => {
+                // A host that refuses goes on refusing that step; see `apply`.
+                *fault = None;
+                Some(kind)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn refused(step: &Step, why: &str, transient: bool) -> StepError {
+    StepError { step: step.name().into(), message: format!("{}: {why}", step.name()), hint: None, transient }
+}
+
+impl World {
+    /// Checks the rules that real hosts enforce, and does the step.
+    fn apply(&mut self, step: &Step) -> Result<Effect, String> {
+        self.log.push(step.name());
+        match step {
+            Step::EnsureImage { .. } => return Err("this is for the engine's images".into()),
+            Step::BuildImage { recipe } => {
+                let fingerprint = Fingerprint(recipe.0.map(|b| b.wrapping_add(1)));
+                self.images.insert(fingerprint, Some(*recipe));
+                return Ok(Effect::Image(Box::new(image_facts(fingerprint, Some(*recipe)))));
+            }
+            Step::AdoptImage { .. } => {
+                let fingerprint = Fingerprint([9; 32]);
+                self.images.insert(fingerprint, None);
+                return Ok(Effect::Image(Box::new(image_facts(fingerprint, None))));
+            }
+            Step::UnpackLayer { fingerprint, pool } => {
+                if !self.images.contains_key(fingerprint) {
+                    return Err("no such image".into());
+                }
+                self.layers.insert((*fingerprint, pool.clone()));
+            }
+            Step::RemoveLayer { fingerprint, pool } => drop(self.layers.remove(&(*fingerprint, pool.clone()))),
+            Step::RemoveImage { fingerprint } => drop(self.images.remove(fingerprint)),
+            Step::EnsurePool { pool } => drop(self.pools.insert(pool.name.clone())),
+            Step::EnsureNetwork { network } => drop(self.networks.insert(network.name.clone())),
+            Step::RemoveNetwork { name } => drop(self.networks.remove(name)),
+            Step::CreateRoot { id, root, pool, source } => {
+                if let model::RootSource::Image(fingerprint) = source
+                    && !self.layers.contains(&(*fingerprint, pool.clone()))
+                {
+                    return Err("its layer is missing".into());
+                }
+                self.roots.insert((*id, *root));
+            }
+            Step::DiscardRoot { id, root, .. } => {
+                let used = self.boots.iter().any(|(b, f)| b.id == *id && f.root == Some(*root) && is_alive(&f.guest));
+                if used {
+                    self.violations.push(format!("root {root} of {id} thrown away under a running guest"));
+                }
+                self.roots.remove(&(*id, *root));
+            }
+            boot_step => return self.boot_step(boot_step),
+        }
+        Ok(Effect::Done)
+    }
+
+    fn boot_step(&mut self, step: &Step) -> Result<Effect, String> {
+        match step {
+            Step::CreateGroup { boot, settings, .. } => self.create_group(*boot, settings),
+            Step::Spawn { boot, root, .. } => return self.spawn(*boot, *root),
+            Step::AttachNic { boot, nic } => {
+                let fake = self.alive(*boot)?;
+                let seen = NicSeen { host_name: format!("v{}", nic.device), mac: Some(nic.mac), complete: true };
+                fake.nics.insert(nic.device.clone(), seen);
+            }
+            Step::Start { boot } => {
+                let fake = self.alive(*boot)?;
+                if let GuestSeen::Prepared { pid } = fake.guest {
+                    fake.guest = GuestSeen::Running { pid };
+                }
+            }
+            Step::SetLimits { boot, settings } => self.group(*boot)?.settings = settings.clone(),
+            Step::Freeze { boot } => self.group(*boot)?.frozen = true,
+            Step::Thaw { boot } => self.group(*boot)?.frozen = false,
+            Step::Halt { boot, .. } => {
+                let stubborn = self.stubborn.contains(&boot.id);
+                let Some(fake) = self.boots.get_mut(boot) else { return Ok(Effect::Done) };
+                let frozen = fake.group.as_ref().is_some_and(|g| g.frozen);
+                if matches!(fake.guest, GuestSeen::Running { .. }) && !stubborn && !frozen {
+                    fake.guest = GuestSeen::Ended(End::Halt);
+                    fake.nics.clear();
+                }
+            }
+            Step::Kill { boot } => {
+                let Some(fake) = self.boots.get_mut(boot) else { return Ok(Effect::Done) };
+                fake.killed = true;
+                if is_alive(&fake.guest) {
+                    fake.guest = GuestSeen::Ended(End::Signal(9));
+                    fake.nics.clear();
+                }
+            }
+            Step::DetachNic { boot, device, .. } => {
+                if let Some(fake) = self.boots.get_mut(boot) {
+                    fake.nics.remove(device);
+                }
+            }
+            Step::ReleaseKeeper { boot } => {
+                if let Some(fake) = self.boots.get_mut(boot) {
+                    if is_alive(&fake.guest) {
+                        return Err("the guest still runs".into());
+                    }
+                    fake.keeper = false;
+                    fake.guest = GuestSeen::Absent;
+                }
+                self.sweep(*boot);
+            }
+            Step::RemoveGroup { boot } => {
+                if let Some(fake) = self.boots.get_mut(boot) {
+                    if is_alive(&fake.guest) {
+                        return Err("the group has processes".into());
+                    }
+                    fake.group = None;
+                }
+                self.sweep(*boot);
+            }
+            other => return Err(format!("{} is no step of a boot", other.name())),
+        }
+        Ok(Effect::Done)
+    }
+
+    fn create_group(&mut self, boot: Boot, settings: &Settings) {
+        let empty = FakeBoot {
+            group: None,
+            killed: false,
+            keeper: false,
+            guest: GuestSeen::Absent,
+            root: None,
+            nics: BTreeMap::new(),
+        };
+        let fake = self.boots.entry(boot).or_insert(empty);
+        fake.group = Some(GroupSeen { frozen: false, settings: settings.clone() });
+    }
+
+    fn spawn(&mut self, boot: Boot, root: RootGen) -> Result<Effect, String> {
+        if !self.roots.contains(&(boot.id, root)) {
+            return Err("its root is missing".into());
+        }
+        // The upper layer of one root must not be in two overlays.
+        let twice =
+            self.boots.iter().any(|(b, f)| b.id == boot.id && *b != boot && f.root == Some(root) && is_alive(&f.guest));
+        if twice {
+            self.violations.push(format!("root {root} of {} mounted twice", boot.id));
+        }
+        self.next_pid += 1;
+        let pid = 1000 + self.next_pid;
+        let fake = self.boots.get_mut(&boot).filter(|f| f.group.is_some()).ok_or("its group is missing")?;
+        if fake.killed {
+            self.violations.push(format!("cloned into the killed group {boot}"));
+        }
+        let fake = self.boots.get_mut(&boot).ok_or("gone")?;
+        fake.keeper = true;
+        if !is_alive(&fake.guest) {
+            fake.guest = GuestSeen::Prepared { pid };
+            fake.root = Some(root);
+        }
+        Ok(Effect::Done)
+    }
+
+    fn alive(&mut self, boot: Boot) -> Result<&mut FakeBoot, String> {
+        self.boots.get_mut(&boot).filter(|f| is_alive(&f.guest)).ok_or_else(|| "there is no guest".into())
+    }
+
+    fn group(&mut self, boot: Boot) -> Result<&mut GroupSeen, String> {
+        self.boots.get_mut(&boot).and_then(|f| f.group.as_mut()).ok_or_else(|| "there is no group".into())
+    }
+
+    /// Forgets a boot of which nothing is left.
+    fn sweep(&mut self, boot: Boot) {
+        if self.boots.get(&boot).is_some_and(|f| f.group.is_none() && !f.keeper && f.nics.is_empty()) {
+            self.boots.remove(&boot);
+        }
+    }
+}
+
+fn is_alive(guest: &GuestSeen) -> bool {
+    matches!(guest, GuestSeen::Prepared { .. } | GuestSeen::Running { .. })
+}
+
+fn image_facts(fingerprint: Fingerprint, recipe: Option<Fingerprint>) -> ImageFacts {
+    ImageFacts {
+        fingerprint,
+        recipe,
+        architecture: "x86_64".into(),
+        properties: [("os".to_owned(), "Fake".to_owned())].into(),
+        created_at: 0,
+        expires_at: 0,
+        size: 1,
+        split: false,
+        filename: String::new(),
+    }
+}
+
+impl Host for FakeHost {
+    fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+
+    fn observe<'a>(&'a self, id: InstanceId, _pool: &'a PoolName) -> BoxFuture<'a, Result<Observed, StepError>> {
+        Box::pin(async move {
+            let world = self.world();
+            let boots = world.boots.iter().filter(|(boot, _)| boot.id == id).map(|(boot, fake)| {
+                let seen = BootSeen {
+                    keeper: fake.keeper,
+                    guest: fake.guest.clone(),
+                    group: fake.group.clone(),
+                    nics: fake.nics.clone(),
+                };
+                (boot.generation, seen)
+            });
+            let roots = world.roots.iter().filter(|(of, _)| *of == id).map(|(_, root)| *root).collect();
+            Ok(Observed { roots, boots: boots.collect() })
+        })
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>> {
+        Box::pin(async move {
+            let world = self.world();
+            let pool: PoolName = "default".parse().expect("name");
+            let ids = world.roots.iter().map(|(id, _)| *id).chain(world.boots.keys().map(|boot| boot.id));
+            Ok(Survey {
+                instances: ids.map(|id| (id, pool.clone())).collect(),
+                images: world.images.iter().map(|(f, r)| image_facts(*f, *r)).collect(),
+                layers: world.layers.clone(),
+            })
+        })
+    }
+
+    fn apply<'a>(&'a self, step: &'a Step, _progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>> {
+        Box::pin(async move {
+            // Real steps take a moment, in which others run.
+            tokio::task::yield_now().await;
+            let fault = self.fault_now();
+            match fault {
+                Some(Fault::CrashBefore) => {
+                    self.crash.notify_one();
+                    std::future::pending::<()>().await;
+                }
+                Some(Fault::Refuse) => return Err(refused(step, "refused on purpose", false)),
+                Some(Fault::RefuseOnce) => return Err(refused(step, "short of memory on purpose", true)),
+                Some(Fault::Twice) => {
+                    let first = self.world().apply(step);
+                    let mut before = self.world().clone();
+                    let second = self.world().apply(step);
+                    let mut world = self.world();
+                    (before.log, before.next_pid) = (world.log.clone(), world.next_pid);
+                    if *world != before || first.is_ok() != second.is_ok() {
+                        world.violations.push(format!("{} done twice is not the same as done once", step.name()));
+                    }
+                    return second.map_err(|why| refused(step, &why, false));
+                }
+                Some(Fault::CrashAfter) | None => {}
+            }
+            let done = self.world().apply(step).map_err(|why| refused(step, &why, false));
+            if fault == Some(Fault::CrashAfter) {
+                self.crash.notify_one();
+                std::future::pending::<()>().await;
+            }
+            done
+        })
+    }
+
+    fn exec<'a>(&'a self, _boot: Boot, _order: ExecOrder) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
+        Box::pin(async { Err(engine::step_error("exec", "the fake host runs nothing")) })
+    }
+
+    fn console<'a>(&'a self, _boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
+        Box::pin(async { Err(engine::step_error("console", "the fake host has none")) })
+    }
+
+    fn usage<'a>(&'a self, _boot: Boot) -> BoxFuture<'a, Result<Usage, StepError>> {
+        Box::pin(async { Ok(Usage::default()) })
+    }
+
+    fn names(&self, _names: &[NameEntry]) {}
+
+    fn events(&self) -> mpsc::Receiver<HostEvent> {
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        // Called once by an engine; a second one would hear nothing.
+        receiver.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+}
