@@ -65,6 +65,22 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// The address when it is one of IPv4.
+    pub fn ipv4(self) -> Option<std::net::Ipv4Addr> {
+        match self.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// The address when it is one of IPv6.
+    pub fn ipv6(self) -> Option<std::net::Ipv6Addr> {
+        match self.address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        }
+    }
+
     /// Whether `other` lies in the same network.
     pub fn contains(self, other: IpAddr) -> bool {
         match (self.address, other) {

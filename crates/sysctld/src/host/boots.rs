@@ -278,12 +278,6 @@ impl Boots {
         self.entries().keys().map(|boot| boot.id).collect()
     }
 
-    /// Every boot with the names of its links, for `doctor`.
-    pub(crate) fn known(&self) -> Vec<(Boot, Vec<String>)> {
-        let nics = |entry: &Entry| entry.nics.values().map(|nic| nic.host_name().to_owned()).collect();
-        self.entries().iter().map(|(boot, entry)| (*boot, nics(entry))).collect()
-    }
-
     /// A blocking act on control groups, off the event loop.
     async fn on_groups(
         &self,
