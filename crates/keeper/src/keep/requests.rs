@@ -7,7 +7,7 @@ use kernel::Errno;
 use runtime::exec::Place;
 use runtime::protocol::{
     ExecSpec, Failure, Input, KeepEvent, KeepRequest, LaunchSpec, MAX_INPUT, MAX_SESSIONS, Nothing, Resize,
-    SessionState, Signal, phase,
+    Signal, phase,
 };
 
 use super::{Keep, Spare, resume, session::Session};
