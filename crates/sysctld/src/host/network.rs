@@ -343,7 +343,8 @@ fn gateway_config(spec: &NetworkSpec, bridge: LinkName, made: &BridgeSpec) -> Ga
         }),
         dhcp: spec.ipv4.is_some(),
         advertise: spec.ipv6.is_some(),
-        autonomous: false,
+        // By SLAAC guests make the very address that the engine gives to a NIC in a /64.
+        autonomous: spec.ipv6.is_some_and(|cidr| cidr.prefix == 64),
         dns: true,
         lease_s: LEASE_S,
         upstreams,
