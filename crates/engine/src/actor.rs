@@ -488,7 +488,14 @@ impl Worker<'_> {
         }
         match self.react(&record, &observed).await {
             Some(end) => self.after_end(end).await,
-            None => self.settle().await,
+            None => {
+                let ran = self.instance.view().pid().is_some();
+                self.settle().await;
+                // It was to run before the daemon or the host went down.
+                if !ran && self.instance.view().pid().is_some() {
+                    self.tell("instance-started", None, Default::default());
+                }
+            }
         }
         if !self.record().wish.exists {
             // Deleted by its own end (ephemeral), or a deletion whose operation was lost.

@@ -143,6 +143,10 @@ impl RealHost {
         Ok(())
     }
 
+    fn is_emptying(&self, pool: &OverlayPool) -> bool {
+        self.emptying.lock().unwrap_or_else(PoisonError::into_inner).contains_key(pool.directory())
+    }
+
     /// Removes in the background what was thrown away; one thread for each pool, however much was.
     fn empty_trash(&self, pool: &Arc<OverlayPool>) {
         let key = pool.directory().to_owned();

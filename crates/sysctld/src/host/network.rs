@@ -225,12 +225,20 @@ impl Networks {
         removal.await.unwrap_or_else(|_| Err(Error::NoLink { name: String::new() }))
     }
 
-    /// Links of guests that are there, by what is written on them.
+    /// Links of guests that are there, by what is written on them. The firewall forgets those that are gone: their guests
+    /// ended while no daemon was there.
     pub(crate) fn attached(&self) -> Result<BTreeMap<Boot, BTreeMap<DeviceName, AttachedNic>>> {
         let mut found: BTreeMap<Boot, BTreeMap<DeviceName, AttachedNic>> = BTreeMap::new();
         let mut state = self.state();
         let state = &mut *state;
-        for link in link::list(&mut state.route)? {
+        let links = link::list(&mut state.route)?;
+        let is_there = |nic: &NicRules| links.iter().any(|link| link.name == nic.port.as_str());
+        let (kept, gone): (Vec<NicRules>, Vec<NicRules>) = state.nics.drain(..).partition(is_there);
+        state.nics = kept;
+        for nic in gone {
+            self.guard(state, |socket| nft::forget_nic(socket, &self.table, &nic))?;
+        }
+        for link in links {
             let Some(alias) = &link.alias else { continue };
             let Some((boot, device)) = alias.strip_prefix(&self.mark).and_then(|rest| rest.split_once(':')) else {
                 continue;
