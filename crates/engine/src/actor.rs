@@ -292,6 +292,9 @@ impl Worker<'_> {
 
     /// Back to the former wish while nothing of what was is gone; from then on only forward.
     async fn after_failure(&self, failure: Failure) -> Result<()> {
+        if let Err(error) = self.observe(&self.record()).await {
+            tracing::error!(instance = %self.instance.id, %error, "cannot look");
+        }
         if !failure.discarded {
             self.go_back(&failure.error).await;
             return Err(failure.error);

@@ -101,7 +101,7 @@ impl Catalog {
             return Ok(ImageChoice::Here(Box::new(record.clone())));
         }
         let recipe = self.recipes.iter().find(|r| r.fingerprint == fingerprint);
-        recipe.map(|r| self.built_or_recipe(r)).ok_or_else(|| Error::NotFound("Image not found".into()))
+        recipe.map(|r| self.built_or_recipe(r)).ok_or_else(|| Error::NotFound(format!("Image {fingerprint} not found")))
     }
 
     fn image_by_prefix(&self, prefix: &str) -> Result<ImageChoice> {

@@ -59,7 +59,7 @@ impl Engine {
     /// One alias.
     pub fn alias(&self, name: &str) -> Result<Alias> {
         let found = self.aliases().into_iter().find(|alias| alias.name == name);
-        found.ok_or_else(|| Error::NotFound("Image alias not found".into()))
+        found.ok_or_else(|| Error::NotFound(format!("Image alias {name:?} not found")))
     }
 
     /// Gives an image another name.
@@ -102,7 +102,7 @@ impl Engine {
     /// Takes a name of an image away. Those of recipes stay.
     pub async fn delete_alias(&self, name: &str) -> Result<()> {
         let gone = self.shared.catalog_mut().aliases.remove(name);
-        let gone = gone.ok_or_else(|| Error::NotFound("Image alias not found".into()))?;
+        let gone = gone.ok_or_else(|| Error::NotFound(format!("Image alias {name:?} not found")))?;
         self.shared.submit_and_wait(vec![gone.delete()]).await
     }
 
@@ -263,7 +263,7 @@ impl Engine {
     /// One profile.
     pub fn profile(&self, project: &ProjectName, name: &str) -> Result<ProfileRecord> {
         let found = self.profiles(project).into_iter().find(|profile| profile.name.as_str() == name);
-        found.ok_or_else(|| Error::NotFound("Profile not found".into()))
+        found.ok_or_else(|| Error::NotFound(format!("Profile {name:?} not found")))
     }
 
     /// Makes a profile.

@@ -51,7 +51,7 @@ impl Query {
     pub(crate) fn project(&self) -> Result<ProjectName, ApiError> {
         match self.get("project") {
             None => Ok(ProjectName::default()),
-            Some(name) => name.parse().map_err(|_| ApiError::not_found("Project not found")),
+            Some(name) => name.parse().map_err(|_| ApiError::not_found(format!("Project {name:?} not found"))),
         }
     }
 }
@@ -133,8 +133,17 @@ pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     if bytes.is_empty() {
         return Err(ApiError::bad("the request has no body; a JSON object is expected"));
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::bad(format!("the body is not what is expected here: {error}")))
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // Lists would be taken for objects whose fields have no names.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::bad("the body is no JSON object"));
+    }
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, cause) = (error.path().to_string(), error.inner());
+        ApiError::bad(if matches!(&*path, "." | "?") { format!("the body is no JSON of this kind: {cause}") } else { format!("{path}: {cause}") })
+    })?;
+    json.end().map_err(|error| ApiError::bad(format!("the body is no JSON of this kind: {error}")))?;
+    Ok(value)
 }
 
 #[cfg(test)]

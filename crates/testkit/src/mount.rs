@@ -33,3 +33,42 @@ impl Drop for Tmpfs {
         let _ = unmount(&self.at, UnmountFlags::DETACH);
     }
 }
+
+/// A small ext4 disk in a file, unmounted and removed at the end of the test.
+#[derive(Debug)]
+pub struct SmallDisk {
+    scratch: crate::Scratch,
+}
+
+impl SmallDisk {
+    /// Makes one of so many MiB.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn new(what: &str, mebibytes: u64) -> SmallDisk {
+        let scratch = crate::Scratch::new(what);
+        let (file, at) = (scratch.join("disk"), scratch.join("mnt"));
+        std::fs::File::create(&file).and_then(|f| f.set_len(mebibytes << 20)).expect("make the disk's file");
+        std::fs::create_dir(&at).expect("mkdir");
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            let done = std::process::Command::new(program).args(arguments).status();
+            assert!(done.is_ok_and(|status| status.success()), "{program} {arguments:?}");
+        };
+        run("mkfs.ext4", &["-q".as_ref(), file.as_os_str()]);
+        run("mount", &["-o".as_ref(), "loop".as_ref(), file.as_os_str(), at.as_os_str()]);
+        SmallDisk { scratch }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.scratch.join("mnt")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let gone = unmount(self.path(), UnmountFlags::empty());
+        assert!(gone.is_ok() || std::thread::panicking(), "unmount the small disk: {gone:?}");
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
+    }
+}

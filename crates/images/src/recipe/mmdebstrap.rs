@@ -20,6 +20,7 @@ impl Recipe {
             format!("--architectures={}", architecture.debian_name()),
             // Not the host's trusted keys: these and no others.
             format!("--keyring={}", self.keyring()),
+            "--aptopt=Dir::Etc::TrustedParts \"/nonexistent/\"".to_owned(),
             "--aptopt=Acquire::Languages \"none\"".to_owned(),
             // A mirror that answers no more must not hold the image's actor for ever.
             "--aptopt=Acquire::http::Timeout \"30\"".to_owned(),

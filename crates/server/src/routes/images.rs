@@ -38,9 +38,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
 
 pub(crate) async fn get(State(app): State<Arc<App>>, Path(word): Path<String>) -> Answer {
     // Aliases have a path of their own.
-    let choice = app.engine.image(&word).map_err(|_| ApiError::not_found("Image not found"))?;
+    let choice = app.engine.image(&word).map_err(|_| ApiError::not_found(format!("Image {word:?} not found")))?;
     if !choice.fingerprint().to_string().starts_with(&word) && app.engine.alias(&word).is_ok() {
-        return Err(ApiError::not_found("Image not found"));
+        return Err(ApiError::not_found(format!("Image {word:?} not found")));
     }
     let image = render::image(&app.engine, &choice);
     let tag = engine::etag::of(&(&image.public, &image.properties));

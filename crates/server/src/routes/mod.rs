@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 
@@ -29,6 +29,10 @@ use crate::error::ApiError;
 
 /// Largest JSON body. The largest that a client has reason to send is a definition with cloud-init data, some 100 KB.
 const MAX_BODY: usize = 1 << 20;
+
+/// Most bytes of a larger one that are taken, and how long that may take.
+const THROWN_AWAY: usize = 8 << 20;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -52,8 +56,18 @@ async fn not_implemented() -> ApiError {
 }
 
 /// A body that is too large is told like every other error.
+///
+/// Of one that says so ahead a part is taken and thrown away, because many clients read no answer before they have sent
+/// all of theirs.
 async fn too_large(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
-    let response = next.run(request).await;
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let is_image = request.uri().path() == "/1.0/images";
+    let response = if length.is_some_and(|length: usize| length > MAX_BODY) && !is_image {
+        let _ = tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), THROWN_AWAY)).await;
+        StatusCode::PAYLOAD_TOO_LARGE.into_response()
+    } else {
+        next.run(request).await
+    };
     if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let text = format!("the body is larger than {MAX_BODY} bytes");
         return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text).into_response();

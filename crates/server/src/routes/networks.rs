@@ -14,8 +14,8 @@ use crate::render;
 use crate::reply::{self, Answer};
 use crate::request::Caller;
 
-fn not_found() -> ApiError {
-    ApiError::not_found("Network not found")
+fn not_found(name: &str) -> ApiError {
+    ApiError::not_found(format!("Network {name:?} not found"))
 }
 
 fn managed(app: &App, name: &str) -> Option<NetworkRecord> {
@@ -70,13 +70,13 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
 }
 
 pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
-    let network = all(&app)?.into_iter().find(|network| network.name == name).ok_or_else(not_found)?;
+    let network = all(&app)?.into_iter().find(|network| network.name == name).ok_or_else(|| not_found(&name))?;
     let tag = engine::etag::of(&(&network.config, &network.description));
     Ok(reply::tagged(&network, &tag))
 }
 
 fn link(app: &App, name: &str) -> Result<LinkUsage, ApiError> {
-    app.access.links()?.into_iter().find(|link| link.name == name).ok_or_else(not_found)
+    app.access.links()?.into_iter().find(|link| link.name == name).ok_or_else(|| not_found(&name))
 }
 
 pub(crate) async fn state(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
@@ -84,7 +84,7 @@ pub(crate) async fn state(State(app): State<Arc<App>>, Path(name): Path<String>)
 }
 
 pub(crate) async fn leases(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
-    let record = managed(&app, &name).ok_or_else(not_found)?;
+    let record = managed(&app, &name).ok_or_else(|| not_found(&name))?;
     let gateways = record.spec.ipv4.into_iter().chain(record.spec.ipv6).map(|cidr| NetworkLease {
         hostname: format!("{}.gw", record.spec.name),
         address: cidr.address.to_string(),

@@ -34,7 +34,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
 
 pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
     let record = app.engine.projects().into_iter().find(|project| project.name.as_str() == name);
-    let record = record.ok_or_else(|| ApiError::not_found("Project not found"))?;
+    let record = record.ok_or_else(|| ApiError::not_found(format!("Project {name:?} not found")))?;
     let tag = engine::etag::of(&(&record.config, &record.description));
     Ok(reply::tagged(&render_project(&app, &record), &tag))
 }

@@ -31,7 +31,7 @@ fn pool(app: &App, record: &PoolRecord) -> StoragePool {
 
 fn find(app: &App, name: &str) -> Result<PoolRecord, ApiError> {
     let found = app.engine.pools().into_iter().find(|pool| pool.spec.name.as_str() == name);
-    found.ok_or_else(|| ApiError::not_found("Storage pool not found"))
+    found.ok_or_else(|| ApiError::not_found(format!("Storage pool {name:?} not found")))
 }
 
 pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {

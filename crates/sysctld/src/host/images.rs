@@ -130,6 +130,7 @@ impl Images {
             Ok(outcome) => outcome,
             Err(error) => {
                 let _ = pool.remove_partial(unknown);
+                let _ = fs::remove_dir_all(&from);
                 return Err(error);
             }
         };

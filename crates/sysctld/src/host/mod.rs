@@ -213,15 +213,22 @@ impl RealHost {
             Step::ReleaseKeeper { boot } => boots.release_keeper(*boot).await?,
             Step::RemoveGroup { boot } => boots.remove_group(*boot).await?,
             Step::AdoptImage { upload } => {
-                let facts = self.images.adopt(upload, &*self.first_pool()?, progress).await?;
-                return Ok(Effect::Image(Box::new(facts)));
+                let pool = self.first_pool()?;
+                let adopted = self.images.adopt(upload, &pool, progress).await;
+                self.empty_trash(&pool);
+                return adopted.map(|facts| Effect::Image(Box::new(facts)));
             }
             Step::BuildImage { recipe } => {
-                let facts = self.images.build(*recipe, &*self.first_pool()?, progress).await?;
-                return Ok(Effect::Image(Box::new(facts)));
+                let pool = self.first_pool()?;
+                let built = self.images.build(*recipe, &pool, progress).await;
+                self.empty_trash(&pool);
+                return built.map(|facts| Effect::Image(Box::new(facts)));
             }
             Step::UnpackLayer { fingerprint, pool } => {
-                self.images.unpack(*fingerprint, &*self.pool(pool)?, progress).await?;
+                let pool = self.pool(pool)?;
+                let unpacked = self.images.unpack(*fingerprint, &pool, progress).await;
+                self.empty_trash(&pool);
+                unpacked?;
             }
             Step::RemoveLayer { fingerprint, pool } => {
                 let pool = self.pool(pool)?;

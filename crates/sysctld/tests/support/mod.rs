@@ -27,6 +27,7 @@ pub struct Output {
 pub struct Daemon {
     pub client: Client,
     scratch: Scratch,
+    state_dir: PathBuf,
     child: Option<Child>,
     environment: Vec<(String, String)>,
     purged: bool,
@@ -48,17 +49,27 @@ impl Daemon {
 
     /// The same with more in its environment, or that of whatever it starts.
     pub fn with(what: &str, environment: &[(&str, &str)]) -> Daemon {
-        testkit::require_root();
         let scratch = Scratch::new(what);
+        let state_dir = scratch.join("state");
+        Daemon::at(scratch, state_dir, environment)
+    }
+
+    /// A daemon whose state is on a disk of its own.
+    pub fn on(disk: &Path) -> Daemon {
+        Daemon::at(Scratch::new("disk"), disk.join("state"), &[])
+    }
+
+    fn at(scratch: Scratch, state_dir: PathBuf, environment: &[(&str, &str)]) -> Daemon {
+        testkit::require_root();
         let client = Client::new(scratch.join("run/unix.socket"));
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let mut daemon = Daemon { client, scratch, child: None, environment, purged: false };
+        let mut daemon = Daemon { client, scratch, state_dir, child: None, environment, purged: false };
         daemon.start();
         daemon
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.scratch.join("state")
+        self.state_dir.clone()
     }
 
     pub fn runtime_dir(&self) -> PathBuf {
