@@ -35,7 +35,7 @@ fn about(full: &InstanceFull) -> String {
     let mut text = String::new();
     let mut say = |key: &str, value: &str| {
         if !value.is_empty() {
-            let written = writeln!(text, "{:<13}{}", format!("{key}:"), escape::inline(value));
+            let written = writeln!(text, "{:<14}{}", format!("{key}:"), escape::inline(value));
             debug_assert!(written.is_ok(), "strings take everything");
         }
     };
@@ -81,8 +81,8 @@ mod tests {
             "description": "a\u{1b}[2J\nb", "created_at": "2026-11-23T10:11:12Z", "state": {"pid": 0},
         }))
         .expect("an instance");
-        let expected = "Name:        web1\nProject:     default\nState:       Stopped\nDescription: a\\u{1b}[2J\\nb\n\
-            Profiles:    default\nCreated:     2026-11-23 10:11 UTC\n";
+        let expected = "Name:         web1\nProject:      default\nState:        Stopped\nDescription:  a\\u{1b}[2J\\nb\n\
+            Profiles:     default\nCreated:      2026-11-23 10:11 UTC\n";
         assert_eq!(about(&full), expected);
     }
 }
