@@ -61,7 +61,7 @@ async fn pull(cx: &Context, sftp: &mut Sftp, source: &Remote, destination: &Path
     // Directories get their modes last: one without permission to write could not be filled.
     let mut modes = Vec::new();
     while let Some((from, to, attributes)) = pending.pop() {
-        cx.progress.tell(&from.to_string_lossy(), &format!("Pulling {}", from.display()));
+        cx.progress.tell("pull", &format!("Pulling {}", from.display()));
         match attributes.kind() {
             FileKind::Directory if !recursive => return Err(file::needs_recursive(attempt())),
             FileKind::Directory => {

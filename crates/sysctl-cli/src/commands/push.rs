@@ -102,7 +102,7 @@ async fn push(
         let metadata = if named { std::fs::metadata(&from) } else { std::fs::symlink_metadata(&from) };
         let metadata = metadata.attempt(|| local("read", &from))?;
         let mode = metadata.mode() & 0o7777;
-        cx.progress.tell(&from.to_string_lossy(), &format!("Pushing {}", from.display()));
+        cx.progress.tell("push", &format!("Pushing {}", from.display()));
         if metadata.is_dir() {
             if !recursive {
                 return Err(file::needs_recursive(local("copy", &from)));
