@@ -76,6 +76,8 @@ impl Execs {
         tokio::spawn(async move {
             let result = exec.run(&app).await;
             exec.operation.finish_unkept(app.engine.operations(), result);
+            // A client may still be connecting input and control of a program that was quick.
+            tokio::time::sleep(CONNECT).await;
             app.execs.known().remove(&id);
         });
     }

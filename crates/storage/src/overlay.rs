@@ -193,7 +193,12 @@ impl OverlayPool {
         trash::empty(&self.directory.join("trash"))
     }
 
-    /// Names in the pool that belong to nothing: unfinished layers, strangers, trash.
+    /// What was thrown away and is not removed yet.
+    pub fn trash(&self) -> Result<Vec<String>> {
+        Ok(names(&self.directory.join("trash"))?.into_iter().map(|name| format!("trash/{name}")).collect())
+    }
+
+    /// Names in the pool that belong to nothing: unfinished layers, strangers.
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         for (directory, known) in [("layers", true), ("volumes", false)] {
@@ -208,7 +213,6 @@ impl OverlayPool {
                 }
             }
         }
-        left.extend(names(&self.directory.join("trash"))?.into_iter().map(|name| format!("trash/{name}")));
         Ok(left)
     }
 

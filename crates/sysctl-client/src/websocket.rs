@@ -19,6 +19,9 @@ use crate::connection::whole;
 use crate::error::{Error, Result};
 use crate::uri::Uri;
 
+/// Most bytes of a message that is sent; the server takes no large ones.
+const MAX_PART: usize = 64 * 1024;
+
 /// Largest message that is taken from the server. It sends at most 64 KiB of output, and events of a few KB.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -93,10 +96,15 @@ impl Input {
 
     /// Sends bytes. Returns once they are on their way, so that a slow receiver slows the sender down.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        match &mut self.sink {
-            Some(sink) => sink.send(Message::Binary(bytes)).await.map_err(|error| broken(&self.act, error)),
-            None => Err(Error::stream(&self.act, std::io::ErrorKind::BrokenPipe)),
+        let Some(sink) = &mut self.sink else {
+            return Err(Error::stream(&self.act, std::io::ErrorKind::BrokenPipe));
+        };
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let part = bytes.split_to(bytes.len().min(MAX_PART));
+            sink.send(Message::Binary(part)).await.map_err(|error| broken(&self.act, error))?;
         }
+        Ok(())
     }
 
     /// Says that there will be no more. On a stream that goes both ways, that is the end of the other way, too.

@@ -176,6 +176,14 @@ impl Keep {
     }
 
     fn attach(&mut self, sequence: u32, number: u32) -> Result<(), Failure> {
+        if number == 0 {
+            let ring = &self.guest.console_ring;
+            let event = KeepEvent::SessionStarted(SessionState { stdout: ring.state.clone(), ..SessionState::default() });
+            if let Some(peer) = &mut self.peer {
+                peer.send(sequence, &event, &[ring.memory()]);
+            }
+            return Ok(());
+        }
         let session = self.session(number, "attach")?;
         for stream in [&mut session.stdout, &mut session.stderr].into_iter().flatten() {
             stream.told = (0, false);

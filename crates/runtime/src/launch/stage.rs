@@ -45,6 +45,8 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("mount(private)", "/"))?;
 
+    // Modes of nodes and directories are meant as they are written; init has its own mask again.
+    rustix::process::umask(Mode::empty());
     super::raise_rlimits(&spec.confinement);
     // New inodes shall be the guest root's, with our capabilities kept: overlay's work directory, /dev, /dev/mqueue.
     rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)

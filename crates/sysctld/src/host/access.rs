@@ -81,7 +81,12 @@ impl RealHost {
                 objects.extend(roots.into_iter().map(|root| Object::Root(id, root)));
             }
             objects.extend(pool.layers().map_err(|e| failed(&e))?.into_iter().map(|l| Object::Layer(l, name.clone())));
-            let left = pool.leftovers().map_err(|e| failed(&e))?;
+            let mut left = pool.leftovers().map_err(|e| failed(&e))?;
+            // Looked at first: what is still there when nobody is emptying it was forgotten.
+            let trash = pool.trash().map_err(|e| failed(&e))?;
+            if !self.is_emptying(pool) {
+                left.extend(trash.into_iter().filter(|name| pool.directory().join(name).exists()));
+            }
             objects.extend(left.into_iter().map(|n| Object::Stray { kind: "file in the pool", name: format!("{name}/{n}") }));
         }
         objects.extend(self.images.list().into_iter().map(|image| Object::Image(image.fingerprint)));

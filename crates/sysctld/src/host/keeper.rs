@@ -233,6 +233,8 @@ impl Keeper {
             }
             KeepEvent::Ready(_) => self.update(|state| state.phase = phase::READY),
             KeepEvent::Started(_) => self.update(|state| state.phase = phase::RUNNING),
+            // Of a request that was only told, like input for a process that has ended.
+            KeepEvent::Failed(_) if sequence == 0 => return,
             KeepEvent::Failed(failure) if !self.waiting().contains_key(&sequence) => self.update(|state| {
                 state.phase = phase::EMPTY;
                 state.failure = Some(failure.clone());

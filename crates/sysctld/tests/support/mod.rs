@@ -1,0 +1,364 @@
+//! A daemon of its own for each test: started, driven through the client, killed, and gone without a trace at the end.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use sysctl_api::{DoctorReport, ExecPost, InstancePut, InstanceSource, InstancesPost, Operation, StatePut};
+use sysctl_client::{Client, Error, ImageUpload, ImageWords};
+use testkit::Scratch;
+
+/// Longest wait for anything that the daemon promises.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program's end and output.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+pub struct Daemon {
+    pub client: Client,
+    scratch: Scratch,
+    child: Option<Child>,
+    environment: Vec<(String, String)>,
+    purged: bool,
+}
+
+/// Where the programs are: of the release that is tested, or beside this test.
+pub fn program(name: &str) -> PathBuf {
+    let beside = Path::new(env!("CARGO_BIN_EXE_sysctld")).with_file_name(name);
+    let path = std::env::var_os("SYSCTL_BIN_DIR").map_or(beside, |dir| PathBuf::from(dir).join(name));
+    assert!(path.exists(), "{} is missing: cargo build -p keeper -p sysctld -p sysctl-cli", path.display());
+    path
+}
+
+impl Daemon {
+    /// A daemon with an empty state directory.
+    pub fn new(what: &str) -> Daemon {
+        Daemon::with(what, &[])
+    }
+
+    /// The same with more in its environment, or that of whatever it starts.
+    pub fn with(what: &str, environment: &[(&str, &str)]) -> Daemon {
+        testkit::require_root();
+        let scratch = Scratch::new(what);
+        let client = Client::new(scratch.join("run/unix.socket"));
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut daemon = Daemon { client, scratch, child: None, environment, purged: false };
+        daemon.start();
+        daemon
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.scratch.join("state")
+    }
+
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.scratch.join("run")
+    }
+
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the daemon runs").id()
+    }
+
+    /// The command line of a daemon on the same directories.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program("sysctld"));
+        command.arg("--state-dir").arg(self.state_dir()).arg("--runtime-dir").arg(self.runtime_dir());
+        command.args(["--log-level", "debug"]).envs(self.environment.clone()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn set_environment(&mut self, key: &str, value: &str) {
+        self.environment.retain(|(k, _)| k != key);
+        self.environment.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// Starts the daemon and waits until it says that it is ready, as systemd would.
+    pub fn start(&mut self) {
+        let path = self.scratch.join("notify");
+        let _ = std::fs::remove_file(&path);
+        let notify = UnixDatagram::bind(&path).expect("bind the notify socket");
+        notify.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+        let log = File::options().create(true).append(true).open(self.scratch.join("log")).expect("open the log");
+        let mut command = self.command();
+        command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("start sysctld"));
+        let mut said = [0u8; 256];
+        let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("not ready: {e}\n{}", self.log()));
+        assert!(said[..length].starts_with(b"READY=1"), "{}", self.log());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+
+    /// As by a crash: nothing is written, nothing is said.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the daemon runs");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    /// As by `systemctl stop`.
+    pub fn terminate(&mut self) {
+        let mut child = self.child.take().expect("the daemon runs");
+        signal(child.id(), rustix::process::Signal::TERM);
+        assert!(child.wait().expect("wait").success(), "{}", self.log());
+    }
+
+    /// Waits for the end that was asked for otherwise.
+    pub fn wait(&mut self) {
+        let mut child = self.child.take().expect("the daemon runs");
+        assert!(child.wait().expect("wait").success(), "{}", self.log());
+    }
+
+    /// Makes the busybox image known, without building it again.
+    pub async fn import_busybox(&self) -> String {
+        let path = busybox_archive().await;
+        let file = tokio::fs::File::open(&path).await.expect("open the archive");
+        let words = ImageWords { aliases: vec!["bb".into()], ..ImageWords::default() };
+        let operation = self.client.import_image(ImageUpload::Unified(Box::new(file)), &words).await.expect("import");
+        let done = self.client.finish(&operation).await.expect("imported");
+        done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned()
+    }
+
+    /// Makes an instance of the busybox image.
+    pub async fn launch(&self, name: &str, config: &[(&str, &str)]) {
+        let operation = self.client.create_instance(&post(name, config)).await.expect("accepted");
+        self.client.finish(&operation).await.unwrap_or_else(|e| panic!("launch {name}: {e}\n{}", self.log()));
+    }
+
+    pub async fn try_change(&self, name: &str, action: &str, force: bool) -> Result<Operation, Error> {
+        let put = StatePut { action: action.into(), timeout: 30, force, stateful: false };
+        let operation = self.client.update_instance_state(name, &put).await?;
+        self.client.finish(&operation).await
+    }
+
+    pub async fn change(&self, name: &str, action: &str, force: bool) {
+        let done = self.try_change(name, action, force).await;
+        done.unwrap_or_else(|e| panic!("{action} {name}: {e}\n{}", self.log()));
+    }
+
+    pub async fn set(&self, name: &str, config: &[(&str, &str)]) -> Result<(), Error> {
+        let operation = self.client.patch_instance(name, &patch(config), None).await?;
+        self.client.finish(&operation).await.map(drop)
+    }
+
+    pub async fn try_delete(&self, name: &str) -> Result<(), Error> {
+        let operation = self.client.delete_instance(name).await?;
+        self.client.finish(&operation).await.map(drop)
+    }
+
+    pub async fn status(&self, name: &str) -> String {
+        self.client.get_instance(name).await.expect("an instance").value.status
+    }
+
+    /// Waits, by events, until an instance is as it should be.
+    pub async fn until_status(&self, name: &str, status: &str) {
+        let mut events = self.client.get_events(&Default::default()).await.expect("events");
+        let waiting = async {
+            while self.status(name).await != status {
+                events.next().await.expect("events").expect("an event");
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        if waited.is_err() {
+            panic!("{name} is {} and not {status}\n{}", self.status(name).await, self.log());
+        }
+    }
+
+    pub async fn init_pid(&self, name: &str) -> u32 {
+        self.client.get_instance_state(name).await.expect("state").pid.try_into().expect("a pid")
+    }
+
+    /// Runs a program and takes everything that it says.
+    pub async fn exec(&self, name: &str, command: &[&str]) -> Output {
+        self.exec_with(name, &order(command), b"").await.unwrap_or_else(|e| panic!("{command:?}: {e}\n{}", self.log()))
+    }
+
+    pub async fn exec_with(&self, name: &str, order: &ExecPost, input: &[u8]) -> Result<Output, Error> {
+        let mut exec = self.client.exec_instance(name, order).await?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let read_out = async {
+            while let Some(bytes) = exec.stdout.read().await? {
+                stdout.extend_from_slice(&bytes);
+            }
+            Ok::<(), Error>(())
+        };
+        let read_err = async {
+            while let Some(bytes) = exec.stderr.as_mut().expect("no terminal").read().await? {
+                stderr.extend_from_slice(&bytes);
+            }
+            Ok::<(), Error>(())
+        };
+        let write = async {
+            exec.stdin.write(input.to_vec().into()).await?;
+            exec.stdin.close().await
+        };
+        let all = async { tokio::try_join!(read_out, read_err, write) };
+        tokio::time::timeout(PATIENCE, all).await.expect("a program that ends")?;
+        let code = self.client.exec_result(&exec.operation.id).await?;
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Ok(Output { code, stdout: text(stdout), stderr: text(stderr) })
+    }
+
+    /// What a program prints; it must succeed.
+    pub async fn print(&self, name: &str, command: &[&str]) -> String {
+        let output = self.exec(name, command).await;
+        assert_eq!(output.code, 0, "{command:?}: {output:?}");
+        output.stdout.trim_end().to_owned()
+    }
+
+    pub async fn doctor(&self) -> DoctorReport {
+        self.client.get_doctor().await.expect("doctor")
+    }
+
+    /// Nothing is orphaned, half-made or missing.
+    pub async fn healthy(&self) {
+        let report = self.doctor().await;
+        assert!(report.findings.is_empty(), "{:#?}\n{}", report.findings, self.log());
+    }
+
+    /// The end of every test: healthy, and once everything is removed, without a trace.
+    pub async fn finish(mut self) {
+        self.healthy().await;
+        self.purge();
+        assert_eq!(self.traces(), [""; 0]);
+    }
+
+    fn purge(&mut self) {
+        if self.child.is_some() {
+            self.terminate();
+        }
+        let output = self.command().arg("--purge").output().expect("sysctld --purge");
+        self.purged = true;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "purge: {said}");
+    }
+
+    /// Everything on the host that carries this test's directory or its mark.
+    fn traces(&self) -> Vec<String> {
+        let directory = self.scratch.path().display().to_string();
+        let mark = mark(&self.state_dir());
+        let mut traces = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let arguments = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            if arguments.contains(&directory) {
+                traces.push(format!("process {}", arguments.replace('\0', " ")));
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        traces.extend(mounts.lines().filter(|l| l.contains(&directory)).map(|l| format!("mount {l}")));
+        for root in group_roots(&mounts) {
+            let group = root.join(format!("sysctl-{mark}"));
+            traces.extend(group.exists().then(|| format!("group {}", group.display())));
+        }
+        for entry in std::fs::read_dir("/sys/class/net").expect("links").flatten() {
+            let alias = std::fs::read_to_string(entry.path().join("ifalias")).unwrap_or_default();
+            traces.extend(alias.contains(&mark).then(|| format!("link {alias}")));
+        }
+        let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft").stdout;
+        let tables = String::from_utf8_lossy(&tables).into_owned();
+        traces.extend(tables.lines().filter(|l| l.contains(&mark)).map(str::to_owned));
+        for path in [self.state_dir(), self.runtime_dir(), Path::new("/run/lock/sysctl").join(&mark)] {
+            traces.extend(path.exists().then(|| format!("file {}", path.display())));
+        }
+        traces
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A test that failed is cleaned up after, too.
+        if !self.purged {
+            if let Some(mut child) = self.child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let output = self.command().arg("--purge").output();
+            if std::thread::panicking() {
+                eprintln!("{}", self.log());
+            } else {
+                panic!("a test ended without finish(): {output:?}");
+            }
+        }
+    }
+}
+
+/// The short hash that names on the host carry.
+pub fn mark(state_dir: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
+    digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where hierarchies of control groups are mounted.
+fn group_roots(mountinfo: &str) -> Vec<PathBuf> {
+    let is_group = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
+    let lines = mountinfo.lines().filter(is_group);
+    lines.filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect()
+}
+
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, signal).expect("kill");
+}
+
+pub fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+/// A started instance of the busybox image.
+pub fn post(name: &str, config: &[(&str, &str)]) -> InstancesPost {
+    InstancesPost {
+        name: name.into(),
+        config: strings(config),
+        source: InstanceSource { kind: "image".into(), alias: "bb".into(), ..InstanceSource::default() },
+        kind: "container".into(),
+        start: true,
+        ..InstancesPost::default()
+    }
+}
+
+pub fn patch(config: &[(&str, &str)]) -> InstancePut {
+    InstancePut { config: Some(strings(config)), ..InstancePut::default() }
+}
+
+pub fn order(command: &[&str]) -> ExecPost {
+    ExecPost { command: command.iter().map(|&word| word.into()).collect(), ..ExecPost::default() }
+}
+
+/// The busybox image as an archive, built by a daemon of its own from the recipe once for all tests.
+pub async fn busybox_archive() -> PathBuf {
+    static ONCE: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
+    let path = ONCE.get_or_init(|| async {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox.tar.zst");
+        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/busybox.toml");
+        let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+        if modified(&path) < modified(&recipe) {
+            let daemon = Daemon::new("image");
+            let operation = daemon.client.build_image("busybox", &[]).await.expect("accepted");
+            let done = daemon.client.finish(&operation).await.unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
+            let fingerprint = done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned();
+            let image = daemon.state_dir().join("images").join(fingerprint).join("image");
+            std::fs::copy(image, path.with_extension("new")).expect("copy the image");
+            std::fs::rename(path.with_extension("new"), &path).expect("rename the image");
+            daemon.finish().await;
+        }
+        path
+    });
+    path.await.clone()
+}
