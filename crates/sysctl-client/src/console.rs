@@ -32,7 +32,7 @@ impl Client {
         let stream = |fd: &'static str| self.operation_stream(&operation, fd);
         let (control, terminal) = tokio::try_join!(stream("control"), stream("0"))?;
         let (input, output) = directions("console", terminal);
-        Ok(Console { operation, input, output, control: Control::new(control) })
+        Ok(Console { operation, input, output, control: Control::new(Some(control)) })
     }
 
     /// What a console has shown so far.

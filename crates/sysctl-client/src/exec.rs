@@ -7,7 +7,9 @@ use sysctl_api::{ExecPost, Operation};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::uri::Uri;
-use crate::websocket::{Control, Input, Output, directions};
+use crate::websocket::{Control, Input, Output, Socket, directions};
+
+const INPUT: &str = "input of the program";
 
 /// A program that runs, with its streams.
 ///
@@ -36,16 +38,50 @@ impl Client {
         // All at once: a handshake each is all that stands between the request and the first byte.
         let stream = |fd: &'static str| self.operation_stream(&operation, fd);
         if post.interactive {
-            let (control, terminal) = tokio::try_join!(stream("control"), stream("0"))?;
-            let (stdin, stdout) = directions("terminal of the program", terminal);
+            let (control, terminal) = tokio::join!(stream("control"), stream("0"));
+            let control = self.unless_over(&operation, control).await?;
+            let (stdin, stdout) = match terminal {
+                Ok(terminal) => directions("terminal of the program", terminal),
+                Err(error) => return Err(self.why_refused(&operation, error).await),
+            };
             return Ok(Exec { operation, stdin, stdout, stderr: None, control: Control::new(control) });
         }
-        let (control, stdin, stdout, stderr) =
-            tokio::try_join!(stream("control"), stream("0"), stream("1"), stream("2"))?;
-        let (stdin, _) = directions("input of the program", stdin);
+        let (control, stdin, stdout, stderr) = tokio::join!(stream("control"), stream("0"), stream("1"), stream("2"));
+        let (stdout, stderr) = match (stdout, stderr) {
+            (Ok(stdout), Ok(stderr)) => (stdout, stderr),
+            (Err(error), _) | (_, Err(error)) => return Err(self.why_refused(&operation, error).await),
+        };
+        let control = Control::new(self.unless_over(&operation, control).await?);
+        let stdin = match self.unless_over(&operation, stdin).await? {
+            Some(stdin) => directions(INPUT, stdin).0,
+            None => Input::refused(INPUT),
+        };
         let (_, stdout) = directions("output of the program", stdout);
         let (_, stderr) = directions("error output of the program", stderr);
-        Ok(Exec { operation, stdin, stdout, stderr: Some(stderr), control: Control::new(control) })
+        Ok(Exec { operation, stdin, stdout, stderr: Some(stderr), control })
+    }
+
+    /// A stream to a program, unless it has ended before that could be connected: a short one does.
+    async fn unless_over(&self, operation: &Operation, stream: Result<Socket>) -> Result<Option<Socket>> {
+        match stream {
+            Ok(socket) => Ok(Some(socket)),
+            Err(error) if error.status() == Some(404) => match self.why_refused(operation, error).await {
+                Error::Api { status: 404, .. } => Ok(None),
+                why => Err(why),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Of an operation that has failed, the streams are not found: its own error says more.
+    async fn why_refused(&self, operation: &Operation, refused: Error) -> Error {
+        if refused.status() != Some(404) {
+            return refused;
+        }
+        match self.get_operation(&operation.id).await {
+            Ok(found) if found.is_final() => self.finish(&found).await.err().unwrap_or(refused),
+            _ => refused,
+        }
     }
 
     /// Runs a program with its streams going nowhere, and returns its exit code.
@@ -66,7 +102,7 @@ impl Client {
     }
 
     /// One stream of an operation, by the secret that its metadata has for it.
-    pub(crate) async fn operation_stream(&self, operation: &Operation, fd: &str) -> Result<crate::websocket::Socket> {
+    pub(crate) async fn operation_stream(&self, operation: &Operation, fd: &str) -> Result<Socket> {
         let uri = Uri::new("/1.0/operations").part(&operation.id).part("websocket");
         let fds = operation.metadata.as_ref().and_then(|metadata| metadata.get("fds"));
         let secret = fds.and_then(|fds| fds.get(fd)).and_then(Value::as_str);

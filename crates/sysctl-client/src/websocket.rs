@@ -84,24 +84,34 @@ impl Client {
 #[derive(Debug)]
 pub struct Input {
     act: String,
-    sink: SplitSink<Socket, Message>,
+    /// `None` when the far end was gone from the start.
+    sink: Option<SplitSink<Socket, Message>>,
 }
 
 impl Input {
+    /// One that nobody takes anything from.
+    pub(crate) fn refused(act: &str) -> Input {
+        Input { act: act.to_owned(), sink: None }
+    }
+
     /// Sends bytes. Returns once they are on their way, so that a slow receiver slows the sender down.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let Some(sink) = &mut self.sink else {
+            return Err(Error::stream(&self.act, std::io::ErrorKind::BrokenPipe));
+        };
         let mut bytes = bytes;
         while !bytes.is_empty() {
             let part = bytes.split_to(bytes.len().min(MAX_PART));
-            self.sink.send(Message::Binary(part)).await.map_err(|error| broken(&self.act, error))?;
+            sink.send(Message::Binary(part)).await.map_err(|error| broken(&self.act, error))?;
         }
         Ok(())
     }
 
     /// Says that there will be no more. On a stream that goes both ways, that is the end of the other way, too.
-    pub async fn close(mut self) -> Result<()> {
-        match self.sink.send(Message::text("")).await {
-            Ok(()) => drop(self.sink.close().await),
+    pub async fn close(self) -> Result<()> {
+        let Some(mut sink) = self.sink else { return Ok(()) };
+        match sink.send(Message::text("")).await {
+            Ok(()) => drop(sink.close().await),
             // Whoever does not listen any more need not be told.
             Err(error) if is_gone(&error) || matches!(error, tungstenite::Error::Io(_)) => {}
             Err(error) => return Err(broken(&self.act, error)),
@@ -138,17 +148,18 @@ impl Output {
 /// Both directions of a websocket.
 pub(crate) fn directions(what: &str, socket: Socket) -> (Input, Output) {
     let (sink, stream) = socket.split();
-    (Input { act: what.to_owned(), sink }, Output { act: what.to_owned(), stream })
+    (Input { act: what.to_owned(), sink: Some(sink) }, Output { act: what.to_owned(), stream })
 }
 
 /// Orders beside a stream: sizes and signals.
 #[derive(Debug)]
 pub struct Control {
-    socket: Socket,
+    /// `None` when the far end was gone from the start.
+    socket: Option<Socket>,
 }
 
 impl Control {
-    pub(crate) fn new(socket: Socket) -> Control {
+    pub(crate) fn new(socket: Option<Socket>) -> Control {
         Control { socket }
     }
 
@@ -166,12 +177,16 @@ impl Control {
     async fn order(&mut self, order: &ExecControl) -> Result<()> {
         const ACT: &str = "control of the program";
         let text = serde_json::to_string(order).map_err(|error| Error::protocol(ACT, error.to_string()))?;
-        self.socket.send(Message::text(text)).await.map_err(|error| broken(ACT, error))
+        match &mut self.socket {
+            Some(socket) => socket.send(Message::text(text)).await.map_err(|error| broken(ACT, error)),
+            None => Ok(()),
+        }
     }
 
     /// Returns when the server hangs up. Has to be awaited beside the rest, so that its pings are answered.
     pub async fn closed(&mut self) {
-        while let Some(Ok(message)) = self.socket.next().await {
+        let Some(socket) = &mut self.socket else { return };
+        while let Some(Ok(message)) = socket.next().await {
             if matches!(message, Message::Close(_)) {
                 return;
             }

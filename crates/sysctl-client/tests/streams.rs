@@ -74,6 +74,47 @@ async fn exec_connects_every_stream_and_returns_the_code() {
     assert!(input[0].contains("Binary") && input[1].contains("Text") && input[2].contains("Close"), "{input:?}");
 }
 
+/// A server whose program is over once its outputs are connected, with this outcome.
+fn over_at_once(outcome: serde_json::Value) -> Fake {
+    Fake::start(move |seen, request| {
+        let outcome = outcome.clone();
+        async move {
+            let fds = json!({"fds": {"0": "s0", "1": "s1", "2": "s2", "control": "sc"}});
+            match request {
+                None if seen.line.starts_with("POST") => {
+                    operation(json!({"id": "x", "status_code": 103, "metadata": fds}))
+                }
+                None => sync(outcome),
+                Some(request) if outcome["status_code"] == 200 && seen.line.ends_with(['1', '2']) => {
+                    websocket(request, |mut socket| async move {
+                        socket.send(Message::text("")).await.expect("the end");
+                        while let Some(Ok(_)) = socket.next().await {}
+                    })
+                }
+                Some(_) => error(404, "Operation not found"),
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_program_that_is_over_before_its_input_is_connected_has_run() {
+    let fake = over_at_once(json!({"id": "x", "status_code": 200, "metadata": {"return": 0}}));
+    let mut exec = fake.client.exec_instance("web1", &ExecPost::default()).await.expect("streams");
+    assert_eq!(exec.stdout.read().await.expect("the end"), None);
+    assert!(exec.stdin.write("x".into()).await.is_err());
+    exec.control.signal(15).await.expect("nobody to tell");
+    exec.stdin.close().await.expect("closed");
+    assert_eq!(fake.client.exec_result("x").await.expect("a code"), 0);
+}
+
+#[tokio::test]
+async fn why_a_program_could_not_begin_is_told_instead_of_missing_streams() {
+    let fake = over_at_once(json!({"id": "x", "status_code": 400, "err": "the instance does not run"}));
+    let failed = fake.client.exec_instance("web1", &ExecPost::default()).await.expect_err("a failure");
+    assert_eq!(failed.to_string(), "the instance does not run");
+}
+
 #[tokio::test]
 async fn output_that_is_cut_off_is_no_end() {
     let fake = Fake::start(move |_, request| async move {

@@ -228,6 +228,8 @@ impl Sftp {
         self.close(path, &handle).await?;
         listed?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
+        // Something renamed while it is listed may come twice.
+        entries.dedup_by(|a, b| a.name == b.name);
         Ok(entries)
     }
 }
