@@ -177,7 +177,13 @@ fn devices_pipes_sockets_and_the_kernels_files_are_refused() {
         keeper.sh(1, "mkfifo /tmp/pipe; ln -s /proc/self/root/etc/passwd /tmp/magic; ln -s /proc /tmp/p").code,
         0
     );
-    let socket = std::os::unix::net::UnixListener::bind(format!("/proc/{init}/root/tmp/socket")).unwrap();
+    let path = format!("/proc/{init}/root/tmp/socket");
+    let bind = move || {
+        // The guest's file systems know no id of the host's.
+        runtime::launch::root::own_new_inodes(BASE).unwrap();
+        std::os::unix::net::UnixListener::bind(path).unwrap()
+    };
+    let socket = std::thread::spawn(bind).join().unwrap();
     let mut files = host.running_files(init);
     for path in ["/dev/null", "/dev/zero", "/dev/console", "/tmp/pipe", "/tmp/socket"] {
         for flags in [READ, PUSH] {
@@ -217,12 +223,12 @@ fn a_directory_that_becomes_a_link_under_our_feet_leads_nowhere() {
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("name"), "host").unwrap();
     let guest = PathBuf::from(format!("/proc/{init}/root/tmp"));
-    std::fs::create_dir(guest.join("swap")).unwrap();
-    std::fs::write(guest.join("swap/name"), "guest").unwrap();
-    for (name, target) in [("link", outside.clone()), ("up", PathBuf::from("../".repeat(30)).join(&outside))] {
-        std::os::unix::fs::symlink(target, guest.join(name)).unwrap();
-    }
     let mut files = host.running_files(init);
+    files.ok(&Request::Mkdir { path: b"/tmp/swap", attributes: NONE });
+    files.push("/tmp/swap/name", b"guest");
+    let target = outside.display().to_string();
+    files.ok(&Request::Symlink { target: target.as_bytes(), path: b"/tmp/link" });
+    files.ok(&Request::Symlink { target: ["../".repeat(30), target].concat().as_bytes(), path: b"/tmp/up" });
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (mut inside, mut missed) = (0, 0);
     std::thread::scope(|scope| {
