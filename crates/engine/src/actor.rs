@@ -21,6 +21,9 @@ use crate::verbs::{self, Verb};
 /// Tries of the same wish without success before it is given up until something changes.
 const TRIES: u32 = 3;
 
+/// Seconds that a guest has for its shutdown when the host goes down; systemd gives its own services 90.
+const HALT_TIMEOUT_S: u32 = 30;
+
 /// An instance as it is shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceView {
@@ -85,6 +88,8 @@ pub(crate) enum Command {
     Create { start: bool, requestor: Option<String>, operation: Box<Operation>, accepted: Accepted },
     /// Something may have changed on the host, or the daemon has just started.
     Look,
+    /// The daemon ends and takes its guests along.
+    Halt,
 }
 
 /// An instance.
@@ -129,7 +134,7 @@ impl Instance {
                 let _ = accepted.send(Err(Error::Conflict(text)));
             }
             // It will look anyway when it comes to the others.
-            Posted::Full(Command::Look) => {}
+            Posted::Full(Command::Look | Command::Halt) => {}
         }
     }
 
@@ -149,6 +154,7 @@ impl Instance {
                     worker.create(start, requestor, *operation, accepted).await;
                 }
                 Command::Look => worker.look().await,
+                Command::Halt => worker.halt().await,
             }
         }
     }
@@ -491,6 +497,21 @@ impl Worker<'_> {
             let ops = vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }];
             drop(self.shared.submit(ops));
         }
+    }
+
+    /// Ends the guest, and remembers that it is to run again.
+    async fn halt(&self) {
+        let mut record = self.record();
+        if record.wish.power.boot().is_some() {
+            record.newest_boot = record.newest_boot.next();
+            record.wish.power = Power::On { boot: record.newest_boot, frozen: false };
+            record.wish.stop = StopKind::Clean { timeout_s: HALT_TIMEOUT_S };
+            self.set_record(&record);
+            if let Err(error) = self.shared.submit_and_wait(vec![record.put()]).await {
+                tracing::error!(instance = %record.name, %error, "it will not run again by itself");
+            }
+        }
+        self.settle().await;
     }
 
     /// The guest's own end changes the wish, which is committed before anything follows from it.

@@ -164,6 +164,13 @@ impl Allocator {
 
     /// The last number of the IPv4 address, so that people recognise it; else one made of the hardware address.
     fn free6(&self, network: &NetworkName, gateway: model::Cidr, mac: Mac, ipv4: Option<Ipv4Addr>) -> Ipv6Addr {
+        // The address that the guest makes itself by the router's advertisement: then there is one that everybody knows.
+        if let (IpAddr::V6(prefix), 64) = (gateway.address, gateway.prefix) {
+            let own = mac.within(prefix);
+            if own != prefix && !self.addresses.contains(&(network.clone(), own.into())) {
+                return own;
+            }
+        }
         let [_, _, _, d, e, f] = mac.0;
         let number = ipv4.map_or(0, |a| u64::from(a.octets()[3]) | u64::from(a.octets()[2]) << 16);
         let by_mac = u64::from_be_bytes([0, 0, 0, 1, 0, d, e, f]);

@@ -1,6 +1,7 @@
 //! The engine as its callers see it, and what its parts share.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use config::{Expanded, Written};
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     catalog: RwLock<Catalog>,
     instances: RwLock<Instances>,
     unfinished: Mutex<HashMap<Uuid, Operation>>,
+    /// The daemon ends and takes its guests along: nothing is to run, whatever is wished.
+    pub(crate) halting: AtomicBool,
 }
 
 #[derive(Default)]
@@ -96,7 +99,24 @@ impl Shared {
 
     /// What the loop works towards for a record.
     pub(crate) fn wish(&self, record: &InstanceRecord) -> Result<Wish> {
-        self.catalog().wish(record, &record.wish, self.host.facts())
+        let mut wish = self.catalog().wish(record, &record.wish, self.host.facts())?;
+        if self.halting.load(Ordering::Acquire) {
+            wish.power = Power::Off;
+        }
+        Ok(wish)
+    }
+
+    /// Does something with every instance.
+    pub(crate) fn for_all(&self, act: impl FnMut(&Arc<Instance>)) {
+        self.instances().by_id.values().for_each(act);
+    }
+
+    /// Refuses what comes too late.
+    fn check_not_ending(&self) -> Result<()> {
+        if self.halting.load(Ordering::Acquire) {
+            return Err(Error::Cancelled("the daemon is ending".into()));
+        }
+        Ok(())
     }
 
     /// Gives a changed definition what its NICs need, and checks it.
@@ -237,6 +257,7 @@ impl Engine {
             catalog: RwLock::new(catalog),
             instances: RwLock::default(),
             unfinished: Mutex::default(),
+            halting: AtomicBool::new(false),
             host,
             store,
             events,
@@ -291,9 +312,7 @@ impl Engine {
         if let Err(error) = crate::sweep::run(&self.shared, &remembered).await {
             tracing::error!(%error, "the host could not be compared with what is remembered");
         }
-        for instance in self.shared.instances().by_id.values() {
-            instance.post(&self.shared, Command::Look);
-        }
+        self.shared.for_all(|instance| instance.post(&self.shared, Command::Look));
         Ok(())
     }
 
@@ -406,6 +425,7 @@ impl Engine {
         expect: Option<String>,
         requestor: Option<String>,
     ) -> Result<OperationView> {
+        self.shared.check_not_ending()?;
         let instance = self.find(project, name)?;
         let (accepted, answer) = oneshot::channel();
         instance.post(&self.shared, Command::Verb { verb, expect, requestor, accepted });
@@ -414,6 +434,7 @@ impl Engine {
 
     /// Makes an instance. Returns once that is remembered; the operation tells the rest.
     pub async fn create(&self, new: NewInstance, requestor: Option<String>) -> Result<OperationView> {
+        self.shared.check_not_ending()?;
         let start = new.start;
         let record = self.prepare(new)?;
         let name = record.name.to_string();

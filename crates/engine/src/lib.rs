@@ -9,6 +9,7 @@ mod catalog;
 mod clock;
 mod defaults;
 mod doctor;
+mod end;
 mod engine;
 mod error;
 mod events;

@@ -29,9 +29,11 @@ struct Spawn {
     untold: VecDeque<Child>,
     /// A keeper that was exec'd ahead and waits for its spec.
     spare: Option<OwnedFd>,
+    /// The daemon has left this host for good.
+    over: bool,
 }
 
-/// Serves on the socket at `path` until killed; writes a byte to `ready` once it listens.
+/// Serves on the socket at `path` until it is told to end; writes a byte to `ready` once it listens.
 pub(crate) fn run(proof: SingleThread, path: &str, ready: Option<OwnedFd>) -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = kernel::signal::descriptor(&[Signal::CHILD])?;
@@ -43,14 +45,17 @@ pub(crate) fn run(proof: SingleThread, path: &str, ready: Option<OwnedFd>) -> Re
         peer: None,
         untold: VecDeque::new(),
         spare: None,
+        over: false,
     };
     if let Some(ready) = ready {
         rustix::io::write(ready, b"r")?;
     }
     spawn.make_spare();
-    loop {
+    while !spawn.over {
         spawn.turn()?;
     }
+    let _ = std::fs::remove_file(path);
+    Ok(())
 }
 
 fn listen(path: &str) -> Result<OwnedFd> {
@@ -160,6 +165,10 @@ impl Spawn {
             Some(SpawnRequest::Hello(_)) => SpawnEvent::Hello(Hello { release: crate::RELEASE.to_owned() }),
             Some(SpawnRequest::Keep(spec)) => answer(self.keep(&spec, received.fds)),
             Some(SpawnRequest::Help(spec)) => answer(self.help(&spec, received.fds)),
+            Some(SpawnRequest::End(_)) => {
+                self.over = true;
+                answer(Ok(0))
+            }
             None => answer(Err(Failure::new("request", "decode", "unknown to this release", Errno::NOSYS))),
         };
         self.tell(received.sequence, &event);

@@ -18,9 +18,15 @@ impl Mac {
 
     /// The link-local IPv6 address that the kernel derives from this address (EUI-64, RFC 4291 appendix A).
     pub fn link_local(self) -> Ipv6Addr {
+        self.within(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0))
+    }
+
+    /// The address that a guest makes itself of this one and the /64 network of `other` (SLAAC, RFC 4862).
+    pub fn within(self, other: Ipv6Addr) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
+        let [n0, n1, n2, n3, ..] = other.segments();
         let part = |high, low| u16::from_be_bytes([high, low]);
-        Ipv6Addr::new(0xfe80, 0, 0, 0, part(a ^ 2, b), part(c, 0xff), part(0xfe, d), part(e, f))
+        Ipv6Addr::new(n0, n1, n2, n3, part(a ^ 2, b), part(c, 0xff), part(0xfe, d), part(e, f))
     }
 }
 
@@ -65,6 +71,22 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// The address when it is one of IPv4.
+    pub fn ipv4(self) -> Option<std::net::Ipv4Addr> {
+        match self.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// The address when it is one of IPv6.
+    pub fn ipv6(self) -> Option<std::net::Ipv6Addr> {
+        match self.address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        }
+    }
+
     /// Whether `other` lies in the same network.
     pub fn contains(self, other: IpAddr) -> bool {
         match (self.address, other) {

@@ -3,7 +3,7 @@
 //! Keys are paths below `/proc/sys`, with slashes as sysctl(8) also takes them, because names of links may hold dots.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::link::LinkName;
 use crate::{Error, Result};
@@ -55,6 +55,27 @@ pub fn restore(changes: &[Changed]) -> Vec<Error> {
         }
     }
     failures
+}
+
+/// Adds changes to a file of ours, one `key old new` a line; values are numbers here.
+pub fn add_notes(path: &Path, changes: &[Changed]) -> io::Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let lines: String = changes.iter().map(|c| format!("{} {} {}\n", c.key, c.old, c.new)).collect();
+    let mut file = std::fs::File::options().append(true).create(true).open(path)?;
+    io::Write::write_all(&mut file, lines.as_bytes())?;
+    file.sync_all()
+}
+
+/// Reads such a file; none is as good as an empty one, and a line that was not finished counts for nothing.
+pub fn read_notes(path: &Path) -> Vec<Changed> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let change = |line: &str| {
+        let mut words = line.split(' ').map(str::to_owned);
+        Some(Changed { key: words.next()?, old: words.next()?, new: words.next()? })
+    };
+    text.split_inclusive('\n').filter_map(|line| change(line.strip_suffix('\n')?)).collect()
 }
 
 /// Sets one IPv6 setting of a link; returns whether the host has IPv6 at all.

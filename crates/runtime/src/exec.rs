@@ -217,8 +217,15 @@ fn enter(spec: &ExecSpec, socket: &OwnedFd, stdio: Vec<OwnedFd>) -> Result<(), F
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("setresgid", &spec.gid.to_string()))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(failed("setresuid", &spec.uid.to_string()))?;
     // As the user, so that a directory which is closed to them stays closed.
-    let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
-    rustix::process::chdir(cwd).map_err(failed("chdir", cwd))?;
+    if spec.cwd.is_empty() {
+        // The user's home, as after a login; not everybody has one.
+        let home = spec.environment.iter().find_map(|variable| variable.strip_prefix("HOME="));
+        if home.is_none_or(|home| rustix::process::chdir(home).is_err()) {
+            rustix::process::chdir("/").map_err(failed("chdir", "/"))?;
+        }
+    } else {
+        rustix::process::chdir(&*spec.cwd).map_err(failed("chdir", &spec.cwd))?;
+    }
     kernel::process::cloexec_from(3).map_err(failed("close_range", ""))?;
     kernel::signal::reset_all();
     Ok(())

@@ -549,6 +549,8 @@ messages! {
         2 => Keep(KeepSpec),
         /// Start a helper.
         3 => Help(HelpSpec),
+        /// End: nothing of the daemon is left on this host.
+        4 => End(Nothing),
     }
 }
 

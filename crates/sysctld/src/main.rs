@@ -15,7 +15,7 @@ use std::sync::Arc;
 use clap::Parser;
 use engine::{Engine, EngineConfig, FirstStart};
 use host::{HostConfig, RealHost};
-use model::{PoolDriver, PoolSpec};
+use model::PoolSpec;
 use options::Options;
 use server::{App, ServerInfo};
 use sha2::{Digest, Sha256};
@@ -142,7 +142,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
     let host = Arc::new(RealHost::find(config).await.map_err(|error| error.to_string())?);
     let pool = PoolSpec {
         name: "default".parse().map_err(|_| "the name of the first pool")?,
-        driver: PoolDriver::Overlay,
+        driver: "overlay".into(),
         source: String::new(),
     };
     let config = EngineConfig {
@@ -161,7 +161,7 @@ async fn purge(daemon: Daemon) -> Result<(), String> {
     if !failed.is_empty() {
         return Err(format!("not everything could be removed, so all files are kept: {}", failed.join("; ")));
     }
-    daemon.host.leave().map_err(|error| error.to_string())?;
+    daemon.host.leave().await.map_err(|error| error.to_string())?;
     claims::give_back(&daemon.mark).map_err(|e| format!("give back the claim of ids: {e}"))?;
     for directory in [&daemon.runtime_dir, &daemon.state_dir] {
         std::fs::remove_dir_all(directory).map_err(|e| format!("remove {}: {e}", directory.display()))?;

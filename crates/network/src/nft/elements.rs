@@ -296,7 +296,9 @@ impl NicRules {
             Element::of(Set::Sources6, port, &self.mac.link_local().octets()),
         ];
         elements.extend(self.ipv4.map(|ip| Element::of(Set::Sources4, port, &ip.octets())));
-        elements.extend(self.ipv6.map(|ip| Element::of(Set::Sources6, port, &ip.octets())));
+        // Guests that hear router advertisements also make themselves this one, if it is not the same.
+        let own = self.ipv6.map(|ip| self.mac.within(ip)).filter(|own| Some(*own) != self.ipv6);
+        elements.extend(self.ipv6.into_iter().chain(own).map(|ip| Element::of(Set::Sources6, port, &ip.octets())));
         elements
     }
 
@@ -353,12 +355,14 @@ fn network(bridge: LinkName, elements: &[&Element]) -> NetworkRules {
 fn nic(port: LinkName, elements: &[&Element]) -> NicRules {
     let of = |set| elements.iter().find(|element| element.set == set);
     let mac = Mac(of(Set::Macs).and_then(|e| e.rest::<6>()).unwrap_or_default());
-    let mut sources6 = elements.iter().filter(|e| e.set == Set::Sources6).filter_map(|e| e.rest::<16>());
+    let sources6 = elements.iter().filter(|e| e.set == Set::Sources6).filter_map(|e| e.rest::<16>());
+    let sources6: Vec<Ipv6Addr> = sources6.map(Ipv6Addr::from).filter(|ip| *ip != mac.link_local()).collect();
     NicRules {
         port,
         mac,
         ipv4: of(Set::Sources4).and_then(|e| e.rest::<4>()).map(Ipv4Addr::from),
-        ipv6: sources6.find_map(|ip| Some(Ipv6Addr::from(ip)).filter(|ip| *ip != mac.link_local())),
+        // The one that was chosen, unless it is the one that the guest makes itself.
+        ipv6: sources6.iter().find(|ip| mac.within(**ip) != **ip).or(sources6.first()).copied(),
         spoofing: elements.iter().any(|element| element.set == Set::Spoofing),
     }
 }
@@ -397,7 +401,9 @@ mod tests {
         elements.push(Element::of(Set::Sources4, &name("v1"), &[10, 9, 9, 9]));
         elements.push(Element::of(Set::Macs, &name("gone"), &[1; 6]));
         assert_eq!(group(&elements).2, 2);
-        assert_eq!(guarded.elements().len(), 5);
+        assert_eq!(guarded.elements().len(), 6);
+        let own = NicRules { ipv6: guarded.ipv6.map(|ip| guarded.mac.within(ip)), ..guarded };
+        assert_eq!((own.elements().len(), group(&own.elements()).1), (5, vec![own]));
     }
 
     #[test]

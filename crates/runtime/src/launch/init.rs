@@ -69,6 +69,7 @@ fn prepare(
     }
     furnish(spec, root.as_fd())?;
     console_as_stdio()?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     checkpoint(spec, "confine")?;
     confine(&spec.confinement).map_err(|(call, errno)| Failure::new("init", call, "", errno))?;
     // The report socket closes by the exec, which is how the keeper learns of it.

@@ -41,6 +41,8 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     // that nothing reaches the host.
     root::private_mounts(proof)?;
 
+    // Modes of nodes and directories are meant as they are written; init has its own mask again.
+    rustix::process::umask(Mode::empty());
     super::raise_rlimits(&spec.confinement);
     // New inodes shall be the guest root's, with our capabilities kept: overlay's work directory, /dev, /dev/mqueue.
     root::own_new_inodes(spec.id_base)?;

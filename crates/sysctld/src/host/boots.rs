@@ -278,12 +278,6 @@ impl Boots {
         self.entries().keys().map(|boot| boot.id).collect()
     }
 
-    /// Every boot with the names of its links, for `doctor`.
-    pub(crate) fn known(&self) -> Vec<(Boot, Vec<String>)> {
-        let nics = |entry: &Entry| entry.nics.values().map(|nic| nic.host_name().to_owned()).collect();
-        self.entries().iter().map(|(boot, entry)| (*boot, nics(entry))).collect()
-    }
-
     /// A blocking act on control groups, off the event loop.
     async fn on_groups(
         &self,
@@ -377,20 +371,15 @@ impl Boots {
     pub(crate) async fn halt(&self, boot: Boot, timeout_s: u32) -> Result<(), StepError> {
         let Some(keeper) = self.keeper(boot) else { return Ok(()) };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(timeout_s));
-        let mut heard = false;
+        let mut blind = Duration::from_millis(20);
         while tokio::time::Instant::now() < deadline && !has_ended(&keeper.state()) {
             // The kernel tells nobody when a process begins to handle a signal, so this is looked at again and again; once
-            // it was sent it is only repeated for an init that lost it while it replaced itself.
-            let pause = match launch::halt_signal(keeper.state().pid) {
-                Some(signal) => {
-                    heard = true;
-                    let order = KeepRequest::Signal(Signal { session: 0, signal });
-                    let _ = keeper.ask(&order, &[]).await;
-                    Duration::from_secs(5)
-                }
-                None if heard => Duration::from_secs(1),
-                None => Duration::from_millis(10),
-            };
+            // it was heard it is only repeated for an init that lost it while it replaced itself.
+            let (signal, is_heard) = launch::halt_signal(keeper.state().pid);
+            let order = KeepRequest::Signal(Signal { session: 0, signal });
+            let _ = keeper.ask(&order, &[]).await;
+            let pause = if is_heard { Duration::from_secs(5) } else { blind };
+            blind = Duration::from_secs(1).min(blind * 2);
             let until = deadline.min(tokio::time::Instant::now() + pause);
             let _ = tokio::time::timeout_at(until, keeper.wait(has_ended)).await;
         }

@@ -8,6 +8,12 @@ use runtime::protocol::{Message, Received, receive, to_bytes};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Has the event loop watch a descriptor.
+#[expect(deprecated, reason = "its successor is unsafe for descriptors that may be closed meanwhile; this one is owned")]
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, interest).map_err(|_| Errno::NFILE)
+}
+
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: AsyncFd<OwnedFd>,
@@ -17,7 +23,7 @@ impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> Result<Channel> {
         rustix::fs::fcntl_setfl(&socket, OFlags::NONBLOCK)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        AsyncFd::with_interest(socket, interest).map(|socket| Channel { socket }).map_err(|_| Errno::NFILE)
+        watch(socket, interest).map(|socket| Channel { socket })
     }
 
     /// Sends a message; waits while the peer does not read.

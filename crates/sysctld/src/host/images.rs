@@ -26,6 +26,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::spawn::Spawn;
+use super::channel::watch;
 use super::words;
 
 /// The images.
@@ -245,7 +246,7 @@ impl Images {
         self.spawn.help(argv, &[theirs.as_fd()]).await?;
         drop(theirs);
         rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK).map_err(|e| failed("watch", e))?;
-        let socket = AsyncFd::with_interest(ours, Interest::READABLE).map_err(|e| words::because(step, &e))?;
+        let socket = watch(ours, Interest::READABLE).map_err(|e| failed("watch", e))?;
         loop {
             match next(&socket).await {
                 Ok(Some(Report::Progress(text))) => progress(&text),

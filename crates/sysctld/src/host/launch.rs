@@ -138,16 +138,18 @@ pub(crate) fn owner_of(pid: u32) -> Option<u32> {
 /// The signal that makes an init halt, as far as it listens to one now.
 ///
 /// systemd takes SIGRTMIN+3 (37), which it blocks and reads from a descriptor; others (busybox, sysvinit, OpenRC) take
-/// SIGPWR (30), which LXC made the custom.
-pub(crate) fn halt_signal(pid: u32) -> Option<i32> {
+/// SIGPWR (30), which LXC made the custom. One that waits for signals in sigtimedwait(2), as busybox does, shows none of
+/// them, so SIGPWR is worth a try in any case: an init that does not take it is not touched by it (pid_namespaces(7)).
+pub(crate) fn halt_signal(pid: u32) -> (i32, bool) {
     const HALT: i32 = 37;
     const POWER: i32 = 30;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let set = |name: &str| {
         text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok()).unwrap_or(0)
     };
     let heard = set("SigBlk:") | set("SigCgt:");
-    [HALT, POWER].into_iter().find(|signal| heard & (1 << (signal - 1)) != 0)
+    let is_heard = |signal: i32| heard & (1 << (signal - 1)) != 0;
+    if is_heard(HALT) { (HALT, true) } else { (POWER, is_heard(POWER)) }
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl RealHost {
         let facts = facts::find(layout, &groups, forced_overlay());
         let spawn = Arc::new(Spawn::new(config.keeper, &config.runtime_dir));
         spawn.ready().await?;
-        let networks = Arc::new(Networks::new(&config.mark).map_err(|e| because(&e))?);
+        let networks = Arc::new(Networks::new(&config.mark, &config.state_dir).map_err(|e| because(&e))?);
         let recipe_files = images::load_recipes(config.images_dir.as_deref(), &config.state_dir.join("recipes"))?;
         let recipes = recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
         let images = Images::new(&config.state_dir, spawn.clone(), config.image_ids.base, recipe_files)?;
@@ -103,6 +103,14 @@ impl RealHost {
             emptying: Arc::default(),
             receiver: Mutex::new(Some(receiver)),
         })
+    }
+
+    /// Takes what is left of us off the host, once nothing uses it any more.
+    pub(crate) async fn leave(&self) -> Result<(), StepError> {
+        let because = |e: &(dyn std::error::Error + 'static)| words::because("leave", e);
+        self.networks.leave().map_err(|e| because(&e))?;
+        self.boots.spawn.end().await?;
+        self.boots.groups.remove_base().map_err(|e| because(&e))
     }
 
     /// The recipes as they are listed.

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::NameEntry;
-use model::{Boot, DeviceName, Mac, NetworkName, NetworkSpec, NicSeen, NicSpec};
+use model::{Boot, Cidr, DeviceName, Mac, NetworkName, NetworkSpec, NicSeen, NicSpec};
 use network::directory::{Directory, Host};
 use network::link::{self, Alias, BridgeSpec, LinkName, VethSpec};
 use network::netlink::Socket;
 use network::nft::{self, NetworkRules, NicRules, TableName};
 use network::serve::{Gateway, GatewayConfig};
+use network::tunable;
 use network::{Error, Result};
 use sha2::{Digest, Sha256};
 
@@ -36,10 +38,6 @@ impl AttachedNic {
     pub(crate) fn seen(&self) -> NicSeen {
         NicSeen { host_name: self.host_name.to_string(), mac: Some(self.rules.mac), complete: self.complete }
     }
-
-    pub(crate) fn host_name(&self) -> &str {
-        self.host_name.as_str()
-    }
 }
 
 struct Running {
@@ -64,6 +62,8 @@ pub(crate) struct Networks {
     table: TableName,
     /// What every alias of ours begins with.
     mark: String,
+    /// The file that tells which settings of the host we changed.
+    changes: PathBuf,
     state: Mutex<State>,
 }
 
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Networks {
 
 impl Networks {
     /// `mark` tells this daemon's objects from those of another on the same host.
-    pub(crate) fn new(mark: &str) -> Result<Networks> {
+    pub(crate) fn new(mark: &str, state_dir: &Path) -> Result<Networks> {
         let table: TableName = format!("sysctl-{mark}").parse()?;
         let mut firewall = Some(Socket::netfilter()?);
         let mut nics = Vec::new();
@@ -90,7 +90,8 @@ impl Networks {
             }
         }
         let state = State { route: Socket::route()?, firewall, running: HashMap::new(), nics };
-        Ok(Networks { table, mark: format!("sysctl:{mark}:"), state: Mutex::new(state) })
+        let changes = state_dir.join("host-settings");
+        Ok(Networks { table, mark: format!("sysctl:{mark}:"), changes, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,12 +115,12 @@ impl Networks {
         };
         let index = link::ensure_bridge(&mut state.route, &bridge)?;
         if spec.nat {
-            note_changes(&network::tunable::ensure_forwarding(spec.ipv4.is_some(), spec.ipv6.is_some())?);
+            self.note_changes(tunable::ensure_forwarding(spec.ipv4.is_some(), spec.ipv6.is_some())?);
         }
         let rules = NetworkRules {
             bridge: name.clone(),
-            gateway4: spec.ipv4,
-            gateway6: spec.ipv6,
+            gateway4: spec.ipv4.and_then(Cidr::ipv4),
+            gateway6: spec.ipv6.and_then(Cidr::ipv6),
             nat4: spec.nat,
             nat6: spec.nat,
             host_open: false,
@@ -301,11 +302,22 @@ impl Networks {
         Ok((link::list(&mut state.route)?, link::addresses(&mut state.route, None)?))
     }
 
-    /// Removes everything of ours from the firewall.
-    pub(crate) fn remove_table(&self) -> Result<()> {
-        match &mut self.state().firewall {
-            Some(socket) => nft::remove_table(socket, &self.table),
-            None => Ok(()),
+    /// Removes everything of ours from the firewall, and gives the host its settings back.
+    pub(crate) fn leave(&self) -> Result<()> {
+        if let Some(socket) = &mut self.state().firewall {
+            nft::remove_table(socket, &self.table)?;
+        }
+        let mut failures = tunable::restore(&tunable::read_notes(&self.changes));
+        failures.pop().map_or(Ok(()), Err)
+    }
+
+    /// Settings of the host that we changed are told, so that whoever wonders finds them, and kept until we leave.
+    fn note_changes(&self, new: Vec<tunable::Changed>) {
+        for change in &new {
+            tracing::info!(key = %change.key, old = %change.old, new = %change.new, "changed a setting of the host");
+        }
+        if let Err(error) = tunable::add_notes(&self.changes, &new) {
+            tracing::warn!(path = %self.changes.display(), %error, "what was changed on the host could not be noted");
         }
     }
 }
@@ -331,7 +343,8 @@ fn gateway_config(spec: &NetworkSpec, bridge: LinkName, made: &BridgeSpec) -> Ga
         }),
         dhcp: spec.ipv4.is_some(),
         advertise: spec.ipv6.is_some(),
-        autonomous: false,
+        // By SLAAC guests make the very address that the engine gives to a NIC in a /64.
+        autonomous: spec.ipv6.is_some_and(|cidr| cidr.prefix == 64),
         dns: true,
         lease_s: LEASE_S,
         upstreams,
@@ -350,11 +363,4 @@ pub(crate) fn link_name(boot: Boot, device: &DeviceName) -> Result<LinkName> {
     let digest = Sha256::digest(format!("{boot}:{device}"));
     let hex: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sv{hex}").parse()
-}
-
-/// Settings of the host that we changed are told, so that whoever wonders finds them, and kept for `down --purge`.
-fn note_changes(changes: &[network::tunable::Changed]) {
-    for change in changes {
-        tracing::info!(key = %change.key, old = %change.old, new = %change.new, "changed a setting of the host");
-    }
 }

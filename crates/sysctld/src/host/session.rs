@@ -99,12 +99,16 @@ impl KeptSession {
 
     /// The keeper is gone, and the session with it.
     pub(crate) fn lose(&self) {
-        self.rings.send_modify(|rings| drop(rings.get_or_insert_default()));
+        self.rings.send_modify(|rings| {
+            rings.get_or_insert_default();
+        });
         for output in &self.output {
             output.send_modify(|position| position.over = true);
         }
         self.taken.send_modify(|position| position.over = true);
-        self.ended.send_modify(|ended| drop(ended.get_or_insert(None)));
+        self.ended.send_modify(|ended| {
+            ended.get_or_insert(None);
+        });
     }
 
     async fn read_stream(&self, stream: u8, offset: u64) -> Option<(u64, Bytes)> {
@@ -133,7 +137,8 @@ impl KeptSession {
             // The console takes what it can and tells nothing.
             if self.number != 0 {
                 let window = taken.wait_for(|t| t.over || *sent + chunk.len() as u64 <= t.at + WINDOW).await;
-                if window.is_err() || taken.borrow().over {
+                let is_open = window.is_ok_and(|t| !t.over);
+                if !is_open {
                     return false;
                 }
             }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use engine::StepError;
 use kernel::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use runtime::protocol::{Child, HelpSpec, KeepSpec, SpawnEvent, SpawnRequest};
+use runtime::protocol::{Child, HelpSpec, KeepSpec, Nothing, SpawnEvent, SpawnRequest};
 use tokio::sync::{broadcast, oneshot};
 
 use super::channel::Channel;
@@ -115,6 +115,11 @@ impl Spawn {
     /// Starts a helper with the given descriptors from number 3 on; its pid.
     pub(crate) async fn help(&self, argv: Vec<String>, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
         self.started(SpawnRequest::Help(HelpSpec { argv }), fds).await
+    }
+
+    /// Ends the process; for when nothing of the daemon is left on this host.
+    pub(crate) async fn end(&self) -> Result<(), StepError> {
+        self.started(SpawnRequest::End(Nothing {}), &[]).await.map(drop)
     }
 
     async fn started(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {

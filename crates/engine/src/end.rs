@@ -1,0 +1,75 @@
+//! An orderly end: of the daemon, and of everything that it made on this host.
+
+use std::sync::atomic::Ordering;
+
+use model::{Step, StopKind};
+
+use crate::actor::Command;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::events::{Events, Happening, Logging};
+use crate::operations::{OperationView, Status};
+use crate::verbs::Verb;
+
+impl Engine {
+    /// Writes down everything that was told.
+    pub async fn flush(&self) -> Result<()> {
+        self.shared.submit_and_wait(Vec::new()).await
+    }
+
+    /// Stops every instance that runs, as before a shutdown of the host. They run again after the next start of the daemon.
+    /// Whatever is asked from now on is refused.
+    pub async fn halt(&self) {
+        self.shared.halting.store(true, Ordering::Release);
+        self.shared.for_all(|instance| instance.post(&self.shared, Command::Halt));
+        self.rest().await;
+    }
+
+    /// Removes every instance, image and network. Returns what could not be removed and why.
+    pub async fn purge(&self) -> Vec<String> {
+        let mut failed = Vec::new();
+        // All at once: each waits for its own guest.
+        let instances: Vec<_> = self.instances().into_iter().map(|view| tokio::spawn(self.clone().remove(view))).collect();
+        for instance in instances {
+            failed.extend(instance.await.unwrap_or_else(|error| Err(error.to_string())).err());
+        }
+        for image in self.images() {
+            let fingerprint = image.facts.fingerprint.to_string();
+            let deleted = self.ended(self.delete_image(&fingerprint).await).await;
+            failed.extend(deleted.err().map(|error| format!("image {fingerprint}: {error}")));
+        }
+        for network in self.networks() {
+            let step = Step::RemoveNetwork { name: network.spec.name.clone() };
+            let removed = self.shared.host.apply(&step, &|_| {}).await;
+            failed.extend(removed.err().map(|error| format!("network {}: {error}", network.spec.name)));
+        }
+        failed
+    }
+
+    async fn remove(self, view: std::sync::Arc<crate::actor::InstanceView>) -> std::result::Result<(), String> {
+        let (project, name) = (&view.record.project, view.record.name.as_str());
+        let ask = async |verb| self.ended(self.ask(project, name, verb, None, None).await).await;
+        let removed = async {
+            // One that is deleted when it stops is gone then.
+            if view.record.wish.power.boot().is_some() {
+                ask(Verb::Stop(StopKind::Force)).await?;
+            }
+            if self.instance(project, name).is_ok() { ask(Verb::Delete).await } else { Ok(()) }
+        };
+        removed.await.map_err(|error| format!("instance {name}: {error}"))
+    }
+
+    /// Waits for an operation that was accepted.
+    async fn ended(&self, accepted: Result<OperationView>) -> std::result::Result<(), String> {
+        let accepted = accepted.map_err(|error| error.to_string())?;
+        let view = self.operations().wait(accepted.id).await.map_err(|error| error.to_string())?;
+        if view.status == Status::Success { Ok(()) } else { Err(view.error) }
+    }
+}
+
+impl Events {
+    /// Tells a line of the log to whoever listens.
+    pub fn log(&self, line: Logging) {
+        self.tell("", Happening::Logging(line));
+    }
+}
