@@ -49,6 +49,10 @@ fn everyday(files: &mut Files, host: &dyn Fn(&str) -> PathBuf) {
     assert_eq!(files.stat("/root/d/e").mode, Some(0o40700));
 
     files.ok(&Request::Rename { from: b"/root/data", to: b"/root/d/data" });
+    let handle = files.open("/root/d", READ).expect("as Go's clients do before they look");
+    assert_eq!(files.code(&Request::Read { handle: &handle, offset: 0, length: 9 }), Code::Failure);
+    files.ok(&Request::Close { handle: &handle });
+    assert_eq!(files.open("/root/d", PUSH), Err(Code::Failure));
     files.push("/root/other", b"other");
     assert_eq!(files.code(&Request::Rename { from: b"/root/other", to: b"/root/d/data" }), Code::Failure, "exists");
     files.ok(&Request::Hardlink { from: b"/root/other", to: b"/root/d/hard" });
@@ -395,6 +399,16 @@ fn sessions_over_a_stopped_guest_share_one_mount() {
     }
     assert!(sessions.windows(2).all(|pair| of(&pair[0]) == of(&pair[1])));
     sessions.into_iter().for_each(Files::ended);
+    assert!(lock_is_free(&host, &root));
+
+    // One after another, each begun while the one before is ending.
+    let mut last = host.stopped_files(&root);
+    for _ in 0..100 {
+        drop(last.stream);
+        last = host.stopped_files(&root);
+        assert_eq!(last.pull("/tmp/x"), Ok(b"third".to_vec()));
+    }
+    last.ended();
     assert!(lock_is_free(&host, &root));
     host.end(keeper);
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use kernel::Errno;
 use runtime::exec::Place;
 use runtime::protocol::{
-    ExecSpec, Failure, Input, KeepEvent, KeepRequest, LaunchSpec, MAX_INPUT, MAX_SESSIONS, Nothing, Resize,
-    Signal, phase,
+    ExecSpec, Failure, Input, KeepEvent, KeepRequest, LaunchSpec, MAX_INPUT, MAX_SESSIONS, Nothing, Resize, Signal,
+    phase,
 };
 
 use super::{Keep, Spare, resume, session::Session};

@@ -80,6 +80,8 @@ pub fn pivot() -> std::result::Result<(), Failure> {
 pub struct Lock {
     file: OwnedFd,
     path: String,
+    /// When we were started, for [`Lock::announce`]: where that is called there may be no `/proc`.
+    start: u64,
 }
 
 /// What a helper got.
@@ -101,7 +103,7 @@ impl Lock {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let file = rustix::fs::openat2(&pool, &*name, flags, LOCK_MODE, resolve).map_err(failed("openat2", &name))?;
-        Ok(Lock { file, path })
+        Ok(Lock { file, path, start: 0 })
     }
 
     /// Takes it for a guest: whoever has it is asked to let go.
@@ -134,7 +136,9 @@ impl Lock {
     }
 
     /// Takes it for a helper, or joins those who have it.
-    pub fn share(self) -> std::result::Result<Share, Failure> {
+    pub fn share(mut self) -> std::result::Result<Share, Failure> {
+        let own = rustix::process::getpid().as_raw_nonzero().get() as u32;
+        self.start = start_time(own).ok_or_else(|| failed("read", "/proc/self/stat")(Errno::SRCH))?;
         let news = self.watch(WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE)?;
         let until = std::time::Instant::now() + std::time::Duration::from_secs(JOIN_SECONDS);
         loop {
@@ -148,7 +152,7 @@ impl Lock {
                 Err(errno) => return Err(failed("flock", &self.path)(errno)),
             }
             if let Some((file, holder)) = self.holder().map_err(failed("read", &self.path))? {
-                return Ok(Share::Join(Lock { file, path: self.path }, holder));
+                return Ok(Share::Join(Lock { file, ..self }, holder));
             }
             let rest = until.saturating_duration_since(std::time::Instant::now());
             if rest.is_zero() {
@@ -162,11 +166,10 @@ impl Lock {
         }
     }
 
-    /// Lets others find us and our mount.
+    /// Lets others find us and our mount, once we are where they are to join us.
     pub fn announce(&self) -> std::result::Result<(), Failure> {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        let start = start_time(pid as u32).ok_or_else(|| failed("read", "/proc/self/stat")(Errno::SRCH))?;
-        let line = format!("{pid} {start} {}\n", self.file.as_raw_fd());
+        let line = format!("{pid} {} {}\n", self.start, self.file.as_raw_fd());
         rustix::io::write(&self.file, line.as_bytes()).map(drop).map_err(failed("write", &self.path))
     }
 

@@ -43,29 +43,49 @@ pub(super) fn running(proof: SingleThread, pid: u32, start: u64, ids: Ids) -> Re
 
 /// Enters a root file system at rest: mounts it, or joins a helper that has it mounted.
 pub(super) fn stopped(proof: SingleThread, spec: &RootSpec, scratch: &str, ids: Ids) -> Result<Place, Failure> {
-    let lock = Lock::open(spec)?;
-    // Before the lock is ours: whoever asks for it from then on is heard.
-    let watch = lock.wanted()?;
-    match lock.share()? {
-        Share::First(lock) => {
-            let namespace = user_namespace(proof, ids)?;
-            root::private_mounts(proof)?;
-            root::own_new_inodes(ids.base)?;
-            let tree = root::mount(spec, scratch, &namespace)?;
-            root::enter(&tree, scratch)?;
-            lock.announce()?;
-            // Nothing of the host's stays mounted here: what its administrator unmounts is then really unmounted.
-            root::pivot()?;
-            close_to_strangers()?;
-            kernel::process::enter_namespace(proof, namespace.as_fd(), Namespaces::USER)
-                .map_err(failed("setns(user)", ""))?;
-            Ok(Place { root: become_root()?, watch, _lock: Some(lock) })
-        }
-        Share::Join(lock, holder) => {
-            lock.announce()?;
-            Ok(Place { root: join(proof, &holder)?, watch, _lock: Some(lock) })
+    loop {
+        let lock = Lock::open(spec)?;
+        // Before the lock is ours: whoever asks for it from then on is heard.
+        let watch = lock.wanted()?;
+        let (lock, holder) = match lock.share()? {
+            Share::First(lock) => return mount(proof, spec, scratch, ids, lock, watch),
+            Share::Join(lock, holder) => (lock, holder),
+        };
+        match join(proof, &holder) {
+            Ok(root) => {
+                lock.announce()?;
+                return Ok(Place { root, watch, _lock: Some(lock) });
+            }
+            // It ended between our look and our step; we are where we were. With our copy of its lock gone, too, the next
+            // round finds another one, or nobody: a process that is dying is not found twice.
+            Err(failure) if failure.errno() == Errno::SRCH => {}
+            Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Mounts a root file system whose lock is ours, and enters it.
+fn mount(
+    proof: SingleThread,
+    spec: &RootSpec,
+    scratch: &str,
+    ids: Ids,
+    lock: Lock,
+    watch: OwnedFd,
+) -> Result<Place, Failure> {
+    let namespace = user_namespace(proof, ids)?;
+    root::private_mounts(proof)?;
+    root::own_new_inodes(ids.base)?;
+    let tree = root::mount(spec, scratch, &namespace)?;
+    root::enter(&tree, scratch)?;
+    // Nothing of the host's stays mounted here: what its administrator unmounts is then really unmounted.
+    root::pivot()?;
+    close_to_strangers()?;
+    kernel::process::enter_namespace(proof, namespace.as_fd(), Namespaces::USER).map_err(failed("setns(user)", ""))?;
+    let root = become_root()?;
+    // Only now: until here our namespaces were not those to join.
+    lock.announce()?;
+    Ok(Place { root, watch, _lock: Some(lock) })
 }
 
 /// Nobody may trace us or look into our `/proc` directory while we are between host and guest.

@@ -109,12 +109,14 @@ impl Files {
         if flags.create && flags.exclusive {
             how |= OFlags::EXCL;
         }
+        // Go's clients open what they pull before they look whether it is a directory.
+        let directory = !flags.write && !flags.append && !flags.create;
         // The kernel wants no mode where nothing is made.
         let mode = if flags.create { attributes::mode(wanted, 0o644) } else { Mode::empty() };
-        let file = match open_plain(&self.root, path, how, mode, false) {
+        let file = match open_plain(&self.root, path, how, mode, directory) {
             // It vanished between two looks, or appeared: the second time it is clear.
             Err(refusal) if refusal.code == Code::NoSuchFile && flags.create && !flags.exclusive => {
-                open_plain(&self.root, path, how, mode, false)?
+                open_plain(&self.root, path, how, mode, directory)?
             }
             other => other?,
         };
