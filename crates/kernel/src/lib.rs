@@ -5,6 +5,7 @@
 
 pub mod keyring;
 pub mod landlock;
+pub mod lock;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -48,3 +48,10 @@ pub fn from_number(number: i32) -> Option<Signal> {
         _ => None,
     }
 }
+
+/// Ends the process by `SIGALRM` after so many seconds, even where it hangs in a file system that does not answer; 0 calls
+/// that off.
+pub fn deadline(seconds: u32) {
+    // SAFETY: a plain integer.
+    unsafe { libc::alarm(seconds) };
+}

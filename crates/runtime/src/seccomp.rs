@@ -157,6 +157,71 @@ fn compat() -> Vec<Instruction> {
     program
 }
 
+/// All that the files helper calls once it serves; everything else fails with `EPERM`.
+const FILES: &[libc::c_long] = &[
+    // Its socket, its deadline, its end.
+    libc::SYS_read,
+    libc::SYS_sendto,
+    libc::SYS_ppoll,
+    libc::SYS_setitimer,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // Files.
+    libc::SYS_close,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_linkat,
+    libc::SYS_lseek,
+    libc::SYS_mkdirat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat2,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_readlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_statx,
+    libc::SYS_symlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_write,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_alarm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+];
+
+/// The program of the files helper.
+pub fn files() -> Vec<Instruction> {
+    let mut program = vec![load(ARCHITECTURE_AT)];
+    program.push(Instruction { code: 0x15, jump_true: 1, jump_false: 0, value: ARCHITECTURE });
+    program.push(give(errno(libc::EPERM)));
+    program.push(load(NUMBER_AT));
+    for number in FILES {
+        when_equal(*number as u32, &[give(ALLOW)], &mut program);
+    }
+    program.push(give(errno(libc::EPERM)));
+    program
+}
+
 /// Names of the refused calls, for people.
 pub fn refused(level: Seccomp) -> Vec<&'static str> {
     match level {
@@ -207,6 +272,18 @@ mod tests {
             errno(libc::EAFNOSUPPORT)
         );
         assert_eq!(run(&program, 0, 0xdead_beef, 0), errno(libc::ENOSYS));
+    }
+
+    #[test]
+    fn the_files_helper_may_do_little() {
+        let program = files();
+        for fine in FILES {
+            assert_eq!(run(&program, *fine as u32, ARCHITECTURE, 0), ALLOW);
+        }
+        for refused in [libc::SYS_execve, libc::SYS_mount, libc::SYS_socket, libc::SYS_ptrace, libc::SYS_mknodat] {
+            assert_eq!(run(&program, refused as u32, ARCHITECTURE, 0), errno(libc::EPERM));
+        }
+        assert_eq!(run(&program, libc::SYS_read as u32, 0x4000_0003, 0), errno(libc::EPERM), "another architecture");
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -59,6 +59,26 @@ impl From<std::io::Error> for ApiError {
     }
 }
 
+impl From<crate::sftp::Error> for ApiError {
+    fn from(error: crate::sftp::Error) -> ApiError {
+        use crate::sftp::Error;
+        match error {
+            Error::Refused(::sftp::Code::NoSuchFile, text) => ApiError::not_found(text),
+            Error::Refused(::sftp::Code::PermissionDenied, text) => ApiError::new(StatusCode::FORBIDDEN, text),
+            Error::Refused(::sftp::Code::Failure, text) if text.contains("No space left") => {
+                ApiError::new(StatusCode::INSUFFICIENT_STORAGE, text)
+            }
+            Error::Refused(_, text) => ApiError::bad(text),
+            Error::Gone(error) => {
+                let text = format!("the instance's files went away ({error}): it was started or stopped; try again");
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)
+            }
+            Error::Nonsense => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the files helper makes no sense"),
+            Error::TooMany => ApiError::bad("the directory has too many entries for one answer; use SFTP"),
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = ErrorBody {

@@ -9,6 +9,7 @@ mod render;
 mod reply;
 mod request;
 mod routes;
+mod sftp;
 
 use std::sync::Arc;
 

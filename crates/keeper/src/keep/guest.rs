@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use kernel::process::{Namespaces, SingleThread};
 use kernel::{Errno, Result};
-use runtime::launch::{self, Launch, Report};
+use runtime::launch::{self, Launch, Report, root};
 use runtime::protocol::{CONSOLE_RING, Failure, KeepSpec, LaunchSpec, end, phase};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions};
 use rustix::pty::OpenptFlags;
 
 use super::ring::{Filled, Ring};
@@ -65,6 +65,8 @@ pub(crate) struct Guest {
     pub(crate) v1_groups: Vec<String>,
     /// Its network namespace, and a netlink socket in it.
     pub(crate) network: Option<(OwnedFd, OwnedFd)>,
+    /// The lock of its root file system: nobody else mounts it while we hold this.
+    pub(crate) lock: Option<OwnedFd>,
     /// Not our child: its end is seen, its cause is not.
     pub(crate) adopted: bool,
     pub(crate) let_go: bool,
@@ -84,6 +86,7 @@ impl Guest {
             console_ring: Ring::new("console", CONSOLE_RING)?,
             v1_groups: Vec::new(),
             network: None,
+            lock: None,
             adopted: false,
             let_go: false,
         })
@@ -92,17 +95,15 @@ impl Guest {
     /// Takes over an init that runs already and whose keeper died.
     pub(crate) fn adopt(proof: SingleThread, spec: &KeepSpec) -> Result<Guest> {
         let mut guest = Guest::new()?;
-        let pid = Pid::from_raw(spec.adopt_pid as i32).ok_or(Errno::SRCH)?;
         guest.adopted = true;
         guest.pid = spec.adopt_pid;
-        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            // Looked at after opening: the same start time means that the pid was not given to another process.
-            Ok(pidfd) if start_time(spec.adopt_pid) == Some(spec.adopt_start) => {
+        match root::open_process(spec.adopt_pid, spec.adopt_start) {
+            Ok(pidfd) => {
                 guest.phase = phase::RUNNING;
                 guest.network = open_network(proof, spec.adopt_pid).ok();
                 guest.pidfd = Some(pidfd);
             }
-            _ => {
+            Err(_) => {
                 guest.phase = phase::ENDED;
                 guest.end = end::UNKNOWN;
             }
@@ -139,9 +140,10 @@ impl Guest {
     pub(crate) fn advance(&mut self) -> Option<News> {
         let launch = self.launch.as_ref()?;
         match launch::read(&launch.report)? {
-            Report::Prepared { pid, pidfd, netns, netlink } => {
+            Report::Prepared { pid, pidfd, netns, netlink, lock } => {
                 self.pid = pid;
                 self.pidfd = Some(pidfd);
+                self.lock = Some(lock);
                 // Init's mounts go on meanwhile: on v1 hosts the first of these writes takes up to 15 ms.
                 if let Err(failure) = self.join_v1() {
                     self.failure = Some(failure);
@@ -209,6 +211,7 @@ impl Guest {
         self.pidfd = None;
         self.console = None;
         self.network = None;
+        self.lock = None;
         News::Failed(failure)
     }
 
@@ -241,6 +244,7 @@ impl Guest {
         self.console = None;
         // The last hold on it but the daemon's: it goes, and its links with it.
         self.network = None;
+        self.lock = None;
         Some(News::Ended)
     }
 
@@ -274,14 +278,4 @@ fn open_network(proof: SingleThread, pid: u32) -> Result<(OwnedFd, OwnedFd)> {
     // Without a way back we would be lost to the host.
     kernel::process::enter_namespace(proof, home.as_fd(), Namespaces::NET)?;
     Ok((theirs, socket?))
-}
-
-/// Start time of a process in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let fd = rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut buffer = [0u8; 1024];
-    let length = rustix::io::read(&fd, &mut buffer).ok()?;
-    let text = std::str::from_utf8(&buffer[..length]).ok()?;
-    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }

@@ -333,7 +333,7 @@ impl Keep {
 
     /// What a later keeper must know to take over when we die: `pid start-time`, by rename.
     fn write_status(&self) {
-        let start = guest::start_time(self.guest.pid).unwrap_or(0);
+        let start = runtime::launch::root::start_time(self.guest.pid).unwrap_or(0);
         let text = format!("1 {} {} {}\n", self.guest.phase, self.guest.pid, start);
         let (new, old) = (self.directory.join("status.new"), self.directory.join("status"));
         // A full runtime directory must not keep a guest from starting; the control socket tells the same.

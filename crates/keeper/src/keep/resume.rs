@@ -72,6 +72,7 @@ record! {
         18 => sequence: u32,
         19 => netns: u32,
         20 => netlink: u32,
+        21 => lock: u32,
     }
 }
 
@@ -120,6 +121,7 @@ fn descriptors(keep: &Keep) -> Vec<BorrowedFd<'_>> {
     list.extend(keep.guest.pidfd.as_ref().map(AsFd::as_fd));
     list.extend(keep.guest.console.as_ref().map(|c| c.master.as_fd()));
     list.extend(keep.guest.network.iter().flat_map(|n| [n.0.as_fd(), n.1.as_fd()]));
+    list.extend(keep.guest.lock.as_ref().map(AsFd::as_fd));
     for session in keep.sessions.values() {
         list.extend([&session.pidfd, &session.terminal, &session.input].into_iter().flatten().map(AsFd::as_fd));
         for stream in [&session.stdout, &session.stderr].into_iter().flatten() {
@@ -157,6 +159,7 @@ fn save(keep: &Keep, sequence: u32) -> Saved {
         sequence,
         netns: number(keep.guest.network.as_ref().map(|n| &n.0)),
         netlink: number(keep.guest.network.as_ref().map(|n| &n.1)),
+        lock: number(keep.guest.lock.as_ref()),
     }
 }
 
@@ -214,6 +217,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Ke
     guest.pidfd = take(saved.pidfd)?;
     guest.console = take(saved.console)?.map(Console::new);
     guest.network = take(saved.netns)?.zip(take(saved.netlink)?);
+    guest.lock = take(saved.lock)?;
     guest.console_ring = Ring::inherited(need(saved.console_memory)?, CONSOLE_RING, saved.console_state);
     guest.v1_groups.clone_from(&saved.v1_groups);
     let mut sessions = std::collections::BTreeMap::new();

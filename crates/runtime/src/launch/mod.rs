@@ -19,6 +19,7 @@ mod confine;
 mod init;
 mod overlay;
 mod report;
+pub mod root;
 mod stage;
 mod tree;
 

@@ -20,6 +20,8 @@ pub enum Report {
         netns: OwnedFd,
         /// A netlink socket in it.
         netlink: OwnedFd,
+        /// The lock of its root file system, to be held for as long as it runs.
+        lock: OwnedFd,
     },
     /// The master of the guest's console.
     Console(OwnedFd),
@@ -31,7 +33,7 @@ pub enum Report {
     Closed,
 }
 
-pub(super) fn prepared(to: BorrowedFd<'_>, pid: u32, fds: [BorrowedFd<'_>; 3]) -> kernel::Result<()> {
+pub(super) fn prepared(to: BorrowedFd<'_>, pid: u32, fds: [BorrowedFd<'_>; 4]) -> kernel::Result<()> {
     let mut bytes = vec![b'P'];
     bytes.extend_from_slice(&pid.to_le_bytes());
     kernel::scm::send(to, &bytes, &fds, true)
@@ -64,9 +66,9 @@ pub fn read(from: impl AsFd) -> Option<Report> {
     let mut fds = fds.into_iter();
     match &buffer[..length] {
         [] => Some(Report::Closed),
-        [b'P', a, b, c, d] => match (fds.next(), fds.next(), fds.next()) {
-            (Some(pidfd), Some(netns), Some(netlink)) => {
-                Some(Report::Prepared { pid: u32::from_le_bytes([*a, *b, *c, *d]), pidfd, netns, netlink })
+        [b'P', a, b, c, d] => match (fds.next(), fds.next(), fds.next(), fds.next()) {
+            (Some(pidfd), Some(netns), Some(netlink), Some(lock)) => {
+                Some(Report::Prepared { pid: u32::from_le_bytes([*a, *b, *c, *d]), pidfd, netns, netlink, lock })
             }
             _ => broken(Errno::BADF),
         },

@@ -4,12 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::thread::CapabilitiesSecureBits;
 
-use super::{init, overlay, report, tree};
+use super::{init, report, root, tree};
 use crate::protocol::{Failure, LaunchSpec};
 
 /// Namespaces that init makes itself, once its cgroup and its tree are in place.
@@ -41,17 +39,13 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
 
     // A mount namespace owned by the host's user ns: what is mounted here will be locked in the guest's copy. Private, so
     // that nothing reaches the host.
-    kernel::process::unshare(proof, Namespaces::MOUNT).map_err(failed("unshare(mnt)", ""))?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(failed("mount(private)", "/"))?;
+    root::private_mounts(proof)?;
 
     // Modes of nodes and directories are meant as they are written; init has its own mask again.
     rustix::process::umask(Mode::empty());
     super::raise_rlimits(&spec.confinement);
     // New inodes shall be the guest root's, with our capabilities kept: overlay's work directory, /dev, /dev/mqueue.
-    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
-        .map_err(failed("prctl(securebits)", ""))?;
-    kernel::process::set_fs_ids(spec.id_base, spec.id_base).map_err(failed("setfsuid", &spec.id_base.to_string()))?;
+    root::own_new_inodes(spec.id_base)?;
 
     checkpoint(spec, "clone")?;
     let init = make_init(proof, spec, report, go)?;
@@ -59,7 +53,8 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
 
     // Idmapped by the guest's own user namespace: no other holder of it is needed.
     let user = open_namespace(init.pid, "user")?;
-    let root = overlay::mount(&spec.root, &spec.scratch, user.as_fd())?;
+    let lock = root::Lock::open(&spec.root)?.take(proof)?;
+    let root = root::mount(&spec.root, &spec.scratch, &user)?;
     checkpoint(spec, "root")?;
 
     // Init has unshared its cgroup namespace now; sysfs, mqueue and cgroup2 take the namespaces of whoever mounts them.
@@ -74,8 +69,8 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     )
     .map_err(failed("socket(netlink)", ""))?;
     let netns = open_namespace(init.pid, "net")?;
-    report::prepared(report.as_fd(), init.pid, [init.pidfd.as_fd(), netns.as_fd(), netlink.as_fd()])
-        .map_err(failed("sendmsg", "report"))?;
+    let fds = [init.pidfd.as_fd(), netns.as_fd(), netlink.as_fd(), lock.as_fd()];
+    report::prepared(report.as_fd(), init.pid, fds).map_err(failed("sendmsg", "report"))?;
 
     checkpoint(spec, "tree")?;
     build(proof, spec, &init, &root, report)?;
@@ -148,17 +143,11 @@ fn build(
     let pid_namespace = open_namespace(init.pid, "pid")?;
     let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed("open", "/dev/null"))?;
-    rustix::mount::move_mount(overlay, "", CWD, &*spec.scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(failed("move_mount", &spec.scratch))?;
-    rustix::process::chdir(&*spec.scratch).map_err(failed("chdir", &spec.scratch))?;
-    let root = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("open", "the guest's root"))?;
+    let root = root::enter(overlay, &spec.scratch)?;
     mounts(proof, spec, root.as_fd(), &pid_namespace, &null, report)?;
 
     // Before the lock: a locked mount cannot be pivoted. It moves the waiting init's root along, which stands in the old one.
-    rustix::process::pivot_root(".", ".").map_err(failed("pivot_root", ""))?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("umount2", "the host's root"))?;
-    rustix::process::chdir("/").map_err(failed("chdir", "/"))
+    root::pivot()
 }
 
 fn mounts(
