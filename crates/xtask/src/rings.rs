@@ -69,11 +69,6 @@ impl Ring {
         self >= Ring::Host
     }
 
-    /// Whether it drives the product as it is used, so that the product has to be built.
-    pub(crate) fn needs_programs(self) -> bool {
-        self >= Ring::Host
-    }
-
     /// Debian packages that it calls.
     pub(crate) fn packages(self) -> &'static [&'static str] {
         const NONE: &[&str] = &[];

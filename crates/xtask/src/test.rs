@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::results::{self, Count};
+use crate::programs::DAEMON;
 use crate::rings::{self, Ring};
 use crate::run::Ended;
 use crate::say::{Progress, say};
@@ -125,7 +126,7 @@ impl Session {
         if ring == Ring::Conformance {
             apt::ensure_stock_client()?;
         }
-        if ring.needs_programs() {
+        if ring == Ring::Vm || self.programs()?.iter().any(|program| of(program) == ring && program.package == DAEMON) {
             self.product()?;
         }
         if ring == Ring::Vm {
