@@ -426,5 +426,5 @@ async fn every_verb_survives_every_fault_at_every_step() {
         }
     }
     assert_eq!(hit, BTreeSet::from(STEPS), "steps that cases take, and the table of them");
-    println!("fake host: {} verbs, {steps} steps, fault points {points}, violations 0", CASES.len());
+    eprintln!("fake host: {} verbs, {steps} steps, fault points {points}, violations 0", CASES.len());
 }

@@ -86,10 +86,17 @@ fn main() -> ExitCode {
     if matches!(name.as_str(), "help" | "--help" | "-h") {
         return usage(ExitCode::SUCCESS);
     }
+    if name == "vm-inside" {
+        return end(name, vm::inside::run());
+    }
     let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else {
         return usage(ExitCode::from(2));
     };
-    match (verb.run)(rest) {
+    end(name, (verb.run)(rest))
+}
+
+fn end(name: &str, outcome: Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
             say::error(&format!("xtask {name}: {text}"));
