@@ -25,6 +25,10 @@ const NAME: &str = "m1";
 /// `CAP_SYS_ADMIN` in a mask (capabilities(7)).
 const SYS_ADMIN: u64 = 1 << 21;
 
+const DAEMON: &str = "sysctld.service";
+const SPAWN: &str = "sysctl-keeper.service";
+const KILL: &[&str] = &["kill", "--signal=KILL", "--kill-whom=main"];
+
 type Check = (&'static str, fn() -> Result<()>);
 
 const CHECKS: [Check; 13] = [
@@ -33,16 +37,10 @@ const CHECKS: [Check; 13] = [
     ("an image is built and an instance launched", launches),
     ("a command runs in it", executes),
     ("a limit is set and outlives a reload of systemd", limit_stays),
-    ("a restart of the daemon leaves it running", || survives(&["systemctl", "restart", "sysctld.service"])),
-    ("a killed daemon comes back and leaves it running", || {
-        survives(&["systemctl", "kill", "-s", "KILL", "sysctld.service"])
-    }),
-    ("a restart of the spawn process leaves it running", || {
-        survives(&["systemctl", "restart", "sysctl-keeper.service"])
-    }),
-    ("a killed spawn process comes back and leaves it running", || {
-        survives(&["systemctl", "kill", "-s", "KILL", "--kill-whom=main", "sysctl-keeper.service"])
-    }),
+    ("a restart of the daemon leaves it running", || survives(DAEMON, &["restart"])),
+    ("a killed daemon comes back and leaves it running", || survives(DAEMON, KILL)),
+    ("a restart of the spawn process leaves it running", || survives(SPAWN, &["restart"])),
+    ("a killed spawn process comes back and leaves it running", || survives(SPAWN, KILL)),
     ("the socket starts a daemon that was ended", socket_starts),
     ("it stops and starts again", stops_and_starts),
     ("Debian boots to running", debian_runs),
@@ -78,8 +76,7 @@ fn units_come_up() -> Result<()> {
 }
 
 fn sandbox_is_there() -> Result<()> {
-    let status =
-        fs::read_to_string(format!("/proc/{}/status", main_pid("sysctld.service")?)).map_err(|e| e.to_string())?;
+    let status = fs::read_to_string(format!("/proc/{}/status", main_pid(DAEMON)?)).map_err(|e| e.to_string())?;
     let mask = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap_or_default().trim();
     match u64::from_str_radix(mask, 16) {
         Ok(mask) if mask & SYS_ADMIN == 0 => Ok(()),
@@ -114,16 +111,15 @@ fn limit_stays() -> Result<()> {
     limited()
 }
 
-/// Does something to the product; the instance's init must not notice, and a command must run in it afterwards.
-fn survives(words: &[&str]) -> Result<()> {
-    let before = beginning()?;
-    run::captured(Command::new(words[0]).args(&words[1..]))?;
-    for unit in systemd::UNITS {
-        within(Duration::from_secs(60), &format!("{unit} does not come back"), || systemd::is_active(unit))?;
-    }
+/// Ends a unit's main process some way; another comes, the instance's init does not notice, and a command runs in it.
+fn survives(unit: &str, how: &[&str]) -> Result<()> {
+    let (process, init) = (main_pid(unit)?, beginning()?);
+    run::captured(Command::new("systemctl").args(how).arg(unit))?;
+    let is_new = || main_pid(unit).is_ok_and(|new| new != process) && systemd::is_active(unit);
+    within(Duration::from_secs(60), &format!("{unit} does not come back"), is_new)?;
     client(&["admin", "waitready", "--timeout", "60"])?;
-    let after = beginning()?;
-    if before == after { Ok(()) } else { Err(format!("its init began at {before}, now at {after}")) }
+    let now = beginning()?;
+    if init == now { Ok(()) } else { Err(format!("its init began at {init}, now at {now}")) }
 }
 
 /// When the instance's init began, in ticks after the boot (proc_pid_stat(5), field 22).
@@ -134,9 +130,9 @@ fn beginning() -> Result<String> {
 }
 
 fn socket_starts() -> Result<()> {
-    run::captured(Command::new("systemctl").args(["stop", "sysctld.service"]))?;
+    run::captured(Command::new("systemctl").args(["stop", DAEMON]))?;
     is(NAME, "Running")?;
-    if systemd::is_active("sysctld.service") { Ok(()) } else { Err("something else answered".to_owned()) }
+    if systemd::is_active(DAEMON) { Ok(()) } else { Err("something else answered".to_owned()) }
 }
 
 fn stops_and_starts() -> Result<()> {
