@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::image::Disk;
+use super::inside;
 use crate::Result;
 use crate::run;
 
@@ -20,6 +21,10 @@ pub(crate) struct Report {
 }
 
 const MEMORY: &str = "3072";
+
+/// From the last check until the machine is off: guests are halted, and units stop. A guest that is not told to halt
+/// would be waited for by systemd for longer than this.
+const GOING_DOWN: Duration = Duration::from_secs(80);
 
 /// Emulation works everywhere. A KVM in a virtual machine of somebody else's may be there, open, and hang.
 const ACCELERATOR: &str = "tcg,thread=multi,tb-size=512";
@@ -48,13 +53,16 @@ pub(crate) fn run(disk: &Disk, limit: Duration, tell: &dyn Fn(&str)) -> Result<R
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| format!("run {}: {e}", run::words(&command)))?;
     let failed = |e: std::io::Error| format!("wait for the emulator: {e}");
-    let deadline = Instant::now() + limit;
-    let mut told = 0;
+    let mut deadline = Instant::now() + limit;
+    let (mut told, mut over) = (0, false);
     let ended = loop {
         if run::ends_within(child.id(), Duration::from_secs(1)) {
             break true;
         }
         told = tell_new(&results, told, tell);
+        if !over && fs::read_to_string(&results).is_ok_and(|text| text.lines().any(|line| line == inside::END)) {
+            (over, deadline) = (true, deadline.min(Instant::now() + GOING_DOWN));
+        }
         if Instant::now() >= deadline {
             child.kill().map_err(failed)?;
             break false;

@@ -83,7 +83,7 @@ fn one(workspace: &Workspace, release: image::Release, progress: &Progress) -> R
     );
     let mut count = count;
     if !report.ended {
-        say!("  the machine was still up after {} s", LIMIT.as_secs());
+        say!("  the machine did not go down by itself; the end of its console:");
         say!("{}", run::tail(&std::fs::read_to_string(disk.console()).unwrap_or_default(), 40));
     }
     // Guests are halted and the machine goes down by itself.
