@@ -7,12 +7,14 @@ mod keep;
 mod spawn;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use kernel::process::{Clone, Side, SingleThread};
 use kernel::{Errno, Result};
 use runtime::protocol::{KeepSpec, MAX_MESSAGE};
 use runtime::wire::Field;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The release of this program.
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -57,7 +59,20 @@ fn spawn_here(proof: SingleThread, path: &str) -> Result<()> {
     // Guests are made from here: their init stands in the old root until `pivot_root` moves it.
     rustix::process::chdir("/")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    spawn::run(proof, path, None)
+    spawn::run(proof, path, service_manager()?)
+}
+
+/// A way to tell systemd that we listen (sd_notify(3)), so that it starts the daemon no earlier.
+fn service_manager() -> Result<Option<OwnedFd>> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
+    let path = path.as_bytes();
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(path)?,
+    };
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(Some(socket))
 }
 
 /// Runs `spawn` in the background, in a session of its own, and returns once it listens.

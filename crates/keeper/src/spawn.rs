@@ -33,7 +33,7 @@ struct Spawn {
     over: bool,
 }
 
-/// Serves on the socket at `path` until it is told to end; writes a byte to `ready` once it listens.
+/// Serves on the socket at `path` until it is told to end; says so to `ready`, in systemd's words, once it listens.
 pub(crate) fn run(proof: SingleThread, path: &str, ready: Option<OwnedFd>) -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = kernel::signal::descriptor(&[Signal::CHILD])?;
@@ -48,7 +48,7 @@ pub(crate) fn run(proof: SingleThread, path: &str, ready: Option<OwnedFd>) -> Re
         over: false,
     };
     if let Some(ready) = ready {
-        rustix::io::write(ready, b"r")?;
+        rustix::io::write(ready, b"READY=1")?;
     }
     spawn.make_spare();
     while !spawn.over {

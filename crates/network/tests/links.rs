@@ -257,6 +257,8 @@ fn isolated_guests_reach_the_gateway_only() {
 #[test]
 fn forwarding_is_switched_on_once_and_taken_back() {
     let host = Host::new();
+    // A new namespace begins with the host's IPv4 settings, and a daemon may be at work on that.
+    host.space.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("forwarding off"));
     host.space.program(&["ip", "link", "add", "uplink", "type", "bridge"]);
     assert_eq!(host.space.setting("net/ipv6/conf/uplink/accept_ra"), "1");
     let changed = host.space.run(|| tunable::ensure_forwarding(true, true).expect("forwarding"));

@@ -1,0 +1,66 @@
+//! Counting tests by what their programs print.
+
+/// How many tests there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Count {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+}
+
+impl Count {
+    /// One check that held or did not.
+    pub(crate) fn of(good: bool) -> Count {
+        Count { passed: u32::from(good), failed: u32::from(!good) }
+    }
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Count) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Sums the result lines of a test program; `None` when there is none, because it died before.
+pub(crate) fn count(output: &str) -> Option<Count> {
+    let mut sum = None;
+    for line in output.lines().filter_map(|line| line.trim_start().strip_prefix("test result: ")) {
+        let number = |word: &str| -> u32 {
+            let part = line.split([';', '.']).map(str::trim).find_map(|part| part.strip_suffix(word));
+            part.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        let sum = sum.get_or_insert_with(Count::default);
+        *sum += Count { passed: number(" passed"), failed: number(" failed") };
+    }
+    sum
+}
+
+/// Names of tests that failed.
+pub(crate) fn failures(output: &str) -> Vec<&str> {
+    let failed = |line: &'_ str| line.starts_with("test ") && line.contains("... FAILED");
+    output
+        .lines()
+        .filter(|line| failed(line))
+        .filter_map(|line| line.strip_prefix("test ")?.split(" ... ").next())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "running 3 tests\ntest a ... ok\ntest b::c ... FAILED\ntest d ... FAILED (1.2 s)\n\n\
+        test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.01s\n\
+        test result: ok. 12 passed; 0 failed; 0 ignored\n";
+
+    #[test]
+    fn result_lines_are_summed() {
+        assert_eq!(count(OUTPUT), Some(Count { passed: 13, failed: 2 }));
+        assert_eq!(count("thread panicked\n"), None);
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        assert_eq!(failures(OUTPUT), ["b::c", "d"]);
+    }
+}

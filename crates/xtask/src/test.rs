@@ -1,0 +1,286 @@
+//! `cargo xtask test`: every ring that this machine can run, a line for each, and what it could not run said aloud.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::programs::DAEMON;
+use crate::results::{self, Count};
+use crate::rings::{self, Ring};
+use crate::run::Ended;
+use crate::say::{Progress, say};
+use crate::workspace::{self, Workspace, cargo};
+use crate::{Result, apt, leftovers, programs, run, tidy, vm};
+
+/// What one test program may take. Building images and thousands of faults take minutes on a slow machine.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Lines of a failed program that are shown; all are in its log.
+const SHOWN: usize = 60;
+
+/// How a ring went.
+enum Outcome {
+    Ran(Count),
+    /// Why this machine cannot run it.
+    Skipped(String),
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    match arguments {
+        [] => all(&rings::ALL),
+        [flag, name] if flag == "--ring" => one(name),
+        _ => Err("usage: cargo xtask test [--ring NAME]".to_owned()),
+    }
+}
+
+/// One ring, by name.
+pub(crate) fn one(name: &str) -> Result<()> {
+    let ring = Ring::named(name).ok_or_else(|| {
+        let names: Vec<&str> = rings::ALL.iter().map(|ring| ring.name()).collect();
+        format!("there is no ring {name:?}: possible is {}", names.join(", "))
+    })?;
+    all(&[ring])
+}
+
+fn all(rings: &[Ring]) -> Result<()> {
+    let mut session = Session { workspace: workspace::load()?, programs: None, built: None, progress: Progress::new() };
+    let mut sum = Count::default();
+    let mut skipped = Vec::new();
+    let begin = Instant::now();
+    for ring in rings {
+        let begin = Instant::now();
+        session.progress.now(&format!("{} …", ring.name()));
+        let outcome = session.ring(*ring);
+        session.progress.end();
+        let (name, seconds) = (ring.name(), begin.elapsed().as_secs_f64());
+        match outcome {
+            Ok(Outcome::Ran(count)) => {
+                let word = if count.failed == 0 { "ok" } else { "FAILED" };
+                say!("{name:<12} {word:<8} {:>5} passed {:>4} failed {seconds:>8.1} s", count.passed, count.failed);
+                sum += count;
+            }
+            Ok(Outcome::Skipped(reason)) => {
+                say!("{name:<12} SKIPPED  {reason}");
+                skipped.push(name);
+            }
+            Err(text) => {
+                say!("{name:<12} FAILED   {text}");
+                sum += Count::of(false);
+            }
+        }
+    }
+    say!("");
+    if !skipped.is_empty() {
+        say!("{} of {} rings were NOT run on this machine: {}", skipped.len(), rings.len(), skipped.join(", "));
+    }
+    say!("{} rings in {:.0} s", rings.len() - skipped.len(), begin.elapsed().as_secs_f64());
+    say!("{} passed, {} failed", sum.passed, sum.failed);
+    if sum.failed == 0 { Ok(()) } else { Err("there are failed tests; see above".to_owned()) }
+}
+
+/// What the rings of one run share: everything is built once.
+struct Session {
+    workspace: Workspace,
+    programs: Option<Vec<Program>>,
+    built: Option<Result<()>>,
+    progress: Progress,
+}
+
+/// A compiled test program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Program {
+    package: String,
+    /// Name of the file in `tests/`; `None` for tests inside of a crate.
+    target: Option<String>,
+    executable: PathBuf,
+    directory: PathBuf,
+    /// As it is called in what we print.
+    title: String,
+}
+
+impl Session {
+    fn ring(&mut self, ring: Ring) -> Result<Outcome> {
+        if ring.needs_root() && !rustix::process::geteuid().is_root() {
+            return Ok(Outcome::Skipped("it works on the real host as root: `sudo -E cargo xtask test`".to_owned()));
+        }
+        match ring {
+            Ring::Fmt => return self.cargo("fmt", &["fmt", "--all", "--check"]),
+            Ring::Clippy => {
+                let words = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+                return self.cargo("clippy", &words);
+            }
+            Ring::Tidy => return Ok(Outcome::Ran(tidy::all(&self.workspace)?)),
+            _ => {}
+        }
+        if ring != Ring::Vm && self.programs()?.iter().all(|program| of(program) != ring) {
+            return Ok(Outcome::Skipped("there is no test program for it in this tree".to_owned()));
+        }
+        if ring.needs_root() {
+            self.progress.now(&format!("{}: Debian packages", ring.name()));
+            apt::ensure(&[&apt::RUN, ring.packages()].concat())?;
+        }
+        if ring == Ring::Conformance {
+            apt::ensure_stock_client()?;
+        }
+        // The inner rings try parts of the product, which cargo has built with them.
+        let drives = |program: &Program| of(program) == ring && program.package == DAEMON;
+        if ring == Ring::Vm || ring.needs_root() && self.programs()?.iter().any(drives) {
+            self.product()?;
+        }
+        if ring == Ring::Vm {
+            return vm::ring(&self.workspace, &self.progress).map(|outcome| match outcome {
+                vm::Outcome::Ran(count) => Outcome::Ran(count),
+                vm::Outcome::Skipped(reason) => Outcome::Skipped(reason),
+            });
+        }
+        let mut count = Count::default();
+        if ring == Ring::Unit {
+            count += self.documentation()?;
+        }
+        let before = ring.needs_root().then(leftovers::orphans);
+        let mut pids = BTreeSet::new();
+        for program in self.programs()?.into_iter().filter(|program| of(program) == ring) {
+            let (counted, pid) = self.program(ring, &program)?;
+            count += counted;
+            pids.insert(pid);
+        }
+        if let Some(before) = before {
+            let left = leftovers::of(&pids, &before);
+            left.iter().for_each(|trace| say!("  left behind by {}: {trace}", ring.name()));
+            count += Count::of(left.is_empty());
+        }
+        Ok(Outcome::Ran(count))
+    }
+
+    /// A cargo command that is one check.
+    fn cargo(&self, name: &str, words: &[&str]) -> Result<Outcome> {
+        let log = self.workspace.own("logs").join(format!("{name}.log"));
+        let (ended, _) = run::logged(cargo().current_dir(&self.workspace.root).args(words), &log, LIMIT)?;
+        let good = matches!(ended, Ended::With(status) if status.success());
+        if !good {
+            self.progress.end();
+            say!("{}", run::tail(&fs::read_to_string(&log).unwrap_or_default(), SHOWN));
+        }
+        Ok(Outcome::Ran(Count::of(good)))
+    }
+
+    /// Examples in documentation. Only crates with a library can have some.
+    fn documentation(&self) -> Result<Count> {
+        self.progress.now("unit: examples in the documentation");
+        let mut command = cargo();
+        command.current_dir(&self.workspace.root).args(["test", "--quiet", "--workspace", "--doc"]);
+        let (status, output, complaint) = run::all(&mut command)?;
+        if !status.success() {
+            say!("{}\n{}", run::tail(&output, SHOWN), run::tail(&complaint, SHOWN));
+        }
+        let count = results::count(&output).unwrap_or_default();
+        Ok(if status.success() || count.failed > 0 { count } else { Count::of(false) })
+    }
+
+    /// Runs one test program in its crate's directory, as cargo would.
+    fn program(&self, ring: Ring, program: &Program) -> Result<(Count, u32)> {
+        self.progress.now(&format!("{}: {}", ring.name(), program.title));
+        let log = self.workspace.own("logs").join(format!("{}.log", program.title.replace([' ', '/'], "-")));
+        let mut command = Command::new(&program.executable);
+        command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
+        command.env("SYSCTL_BIN_DIR", self.workspace.release());
+        // A daemon that a test starts gets its directories from the test.
+        command.env_remove("SYSCTL_STATE_DIR").env_remove("SYSCTL_RUNTIME_DIR").env_remove("SYSCTL_SOCKET");
+        let (ended, pid) = run::logged(&mut command, &log, LIMIT)?;
+        let output = fs::read_to_string(&log).map_err(|e| format!("read {}: {e}", log.display()))?;
+        let counted = results::count(&output);
+        let (good, how) = match &ended {
+            Ended::With(status) => (status.success(), status.to_string()),
+            Ended::TooLate => (false, format!("killed after {} s", LIMIT.as_secs())),
+        };
+        let mut count = counted.unwrap_or_default();
+        if good && counted.is_some() {
+            return Ok((count, pid));
+        }
+        if count.failed == 0 {
+            // It ended badly without telling of a test.
+            count.failed = 1;
+        }
+        self.progress.end();
+        say!("  {} failed: {}", program.title, how);
+        results::failures(&output).into_iter().for_each(|name| say!("    {name}"));
+        say!("{}\n  all of it: {}", run::tail(&output, SHOWN), log.display());
+        Ok((count, pid))
+    }
+
+    /// All test programs, compiled once.
+    fn programs(&mut self) -> Result<Vec<Program>> {
+        if let Some(programs) = &self.programs {
+            return Ok(programs.clone());
+        }
+        self.progress.now("building the tests");
+        let mut command = cargo();
+        command.current_dir(&self.workspace.root).args(["test", "--workspace", "--all-targets", "--no-run", "--quiet"]);
+        command.arg("--message-format=json-render-diagnostics");
+        let (status, output, complaint) = run::all(&mut command)?;
+        if !status.success() {
+            return Err(format!("the tests do not compile\n{}", run::tail(&complaint, SHOWN)));
+        }
+        let programs = parse_programs(&output);
+        self.programs = Some(programs.clone());
+        Ok(programs)
+    }
+
+    /// The product, built once.
+    fn product(&mut self) -> Result<()> {
+        if self.built.is_none() {
+            self.progress.now("building the product");
+            self.built = Some(programs::build(&self.workspace));
+        }
+        self.built.clone().unwrap_or(Ok(()))
+    }
+}
+
+fn of(program: &Program) -> Ring {
+    rings::of(&program.package, program.target.as_deref())
+}
+
+/// Reads cargo's messages, one JSON object a line.
+fn parse_programs(messages: &str) -> Vec<Program> {
+    let mut programs: Vec<Program> =
+        messages.lines().filter_map(|line| parse_program(&serde_json::from_str(line).ok()?)).collect();
+    programs.sort_by(|a, b| a.title.cmp(&b.title));
+    programs
+}
+
+fn parse_program(message: &Value) -> Option<Program> {
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    let executable = PathBuf::from(message["executable"].as_str()?);
+    let directory = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
+    let package = directory.file_name()?.to_str()?.to_owned();
+    let (kind, name) = (message["target"]["kind"][0].as_str()?, message["target"]["name"].as_str()?);
+    let target = (kind == "test").then(|| name.to_owned());
+    let title = format!("{package} {}", if kind == "lib" { "itself" } else { name });
+    Some(Program { package, target, executable, directory, title })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_read_from_cargos_messages() {
+        let line = |kind: &str, name: &str, test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/r/crates/engine/Cargo.toml","target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},"executable":"/t/{name}"}}"#
+            )
+        };
+        let messages =
+            [line("test", "crash", true), line("lib", "engine", true), line("bin", "x", false), "noise".into()]
+                .join("\n");
+        let programs = parse_programs(&messages);
+        let found: Vec<_> = programs.iter().map(|p| (p.title.as_str(), p.target.as_deref(), of(p))).collect();
+        assert_eq!(found, [("engine crash", Some("crash"), Ring::Fake), ("engine itself", None, Ring::Unit)]);
+    }
+}

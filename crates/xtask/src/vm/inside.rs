@@ -1,0 +1,196 @@
+//! What is tried in the machine. This runs there, as root, in a unit of its own, and ends by turning the machine off.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::places::Places;
+use crate::programs::{self, CLIENT};
+use crate::{Result, process, run, systemd, up};
+
+/// How a line begins that tells of a check which held.
+pub(crate) const GOOD: &str = "check ok ";
+/// How a line begins that tells of one which did not.
+pub(crate) const BAD: &str = "check failed ";
+/// The last line.
+pub(crate) const END: &str = "checks end";
+
+/// The serial line that is a file on the host.
+const LINE: &str = "/dev/ttyS1";
+
+/// The instance of most checks.
+const NAME: &str = "m1";
+
+/// `CAP_SYS_ADMIN` in a mask (capabilities(7)).
+const SYS_ADMIN: u64 = 1 << 21;
+
+const DAEMON: &str = "sysctld.service";
+const SPAWN: &str = "sysctl-keeper.service";
+const KILL: &[&str] = &["kill", "--signal=KILL", "--kill-whom=main"];
+
+type Check = (&'static str, fn() -> Result<()>);
+
+const CHECKS: [Check; 13] = [
+    ("the units come up by themselves", units_come_up),
+    ("the daemon's sandbox lacks CAP_SYS_ADMIN", sandbox_is_there),
+    ("an image is built and an instance launched", launches),
+    ("a command runs in it", executes),
+    ("a limit is set and outlives a reload of systemd", limit_stays),
+    ("a restart of the daemon leaves it running", || survives(DAEMON, &["restart"])),
+    ("a killed daemon comes back and leaves it running", || survives(DAEMON, KILL)),
+    ("a restart of the spawn process leaves it running", || survives(SPAWN, &["restart"])),
+    ("a killed spawn process comes back and leaves it running", || survives(SPAWN, KILL)),
+    ("the socket starts a daemon that was ended", socket_starts),
+    ("it stops and starts again", stops_and_starts),
+    ("Debian boots to running", debian_runs),
+    ("nothing is orphaned, half-made or missing", || client(&["doctor"]).map(drop)),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let mut line = File::options().write(true).open(LINE).map_err(|e| format!("write {LINE}: {e}"))?;
+    let mut tell = |text: String| drop(writeln!(line, "{text}").and_then(|()| line.flush()));
+    tell(format!("booted after {:.0} s", uptime()));
+    for (name, check) in CHECKS {
+        let begin = Instant::now();
+        let outcome = check();
+        let seconds = begin.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => tell(format!("{GOOD}{name} ({seconds:.1} s)")),
+            Err(text) => {
+                tell(format!("{BAD}{name} ({seconds:.1} s): {}", text.trim()));
+                tell(journal());
+            }
+        }
+    }
+    tell(END.to_owned());
+    // With instances that still run: they are halted on the way.
+    run::captured(Command::new("systemctl").args(["poweroff", "--no-block"])).map(drop)
+}
+
+fn units_come_up() -> Result<()> {
+    for unit in systemd::UNITS {
+        within(Duration::from_secs(180), &format!("{unit} is not active"), || systemd::is_active(unit))?;
+    }
+    client(&["admin", "waitready", "--timeout", "60"]).map(drop)
+}
+
+fn sandbox_is_there() -> Result<()> {
+    let status = fs::read_to_string(format!("/proc/{}/status", main_pid(DAEMON)?)).map_err(|e| e.to_string())?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap_or_default().trim();
+    match u64::from_str_radix(mask, 16) {
+        Ok(mask) if mask & SYS_ADMIN == 0 => Ok(()),
+        _ => Err(format!("its bounding set is {mask}")),
+    }
+}
+
+fn launches() -> Result<()> {
+    client(&["launch", "busybox", NAME])?;
+    is(NAME, "Running")
+}
+
+fn executes() -> Result<()> {
+    let output = client(&["exec", NAME, "--", "echo", "hello from", NAME])?;
+    if output.trim() == format!("hello from {NAME}") { Ok(()) } else { Err(format!("it wrote {output:?}")) }
+}
+
+fn limit_stays() -> Result<()> {
+    const LIMIT: &str = "67108864";
+    client(&["config", "set", NAME, "limits.memory", "64MiB"])?;
+    let limited = || -> Result<()> {
+        let group = crate::traces::groups(&|name| name == format!("sysctl-{}", Places::of_environment().mark()));
+        let group = group.first().ok_or("the daemon has no control group")?;
+        let boots = fs::read_dir(group).map_err(|e| e.to_string())?.flatten();
+        let limits: Vec<String> =
+            boots.filter_map(|boot| fs::read_to_string(boot.path().join("memory.max")).ok()).collect();
+        if limits.iter().any(|limit| limit.trim() == LIMIT) { Ok(()) } else { Err(format!("limits are {limits:?}")) }
+    };
+    limited()?;
+    run::captured(Command::new("systemctl").arg("daemon-reload"))?;
+    run::captured(Command::new("systemctl").arg("daemon-reexec"))?;
+    limited()
+}
+
+/// Ends a unit's main process some way; another comes, the instance's init does not notice, and a command runs in it.
+fn survives(unit: &str, how: &[&str]) -> Result<()> {
+    let (process, init) = (main_pid(unit)?, beginning()?);
+    run::captured(Command::new("systemctl").args(how).arg(unit))?;
+    let is_new = || main_pid(unit).is_ok_and(|new| new != process) && systemd::is_active(unit);
+    within(Duration::from_secs(60), &format!("{unit} does not come back"), is_new)?;
+    client(&["admin", "waitready", "--timeout", "60"])?;
+    let now = beginning()?;
+    if init == now { Ok(()) } else { Err(format!("its init began at {init}, now at {now}")) }
+}
+
+/// When the instance's init began, in ticks after the boot (proc_pid_stat(5), field 22).
+fn beginning() -> Result<String> {
+    let stat = client(&["exec", NAME, "--", "cat", "/proc/1/stat"])?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().nth(19).map(str::to_owned).ok_or_else(|| format!("{stat:?} is no stat file"))
+}
+
+fn socket_starts() -> Result<()> {
+    run::captured(Command::new("systemctl").args(["stop", DAEMON]))?;
+    is(NAME, "Running")?;
+    if systemd::is_active(DAEMON) { Ok(()) } else { Err("something else answered".to_owned()) }
+}
+
+fn stops_and_starts() -> Result<()> {
+    client(&["stop", NAME])?;
+    is(NAME, "Stopped")?;
+    client(&["start", NAME])?;
+    is(NAME, "Running")
+}
+
+fn debian_runs() -> Result<()> {
+    client(&["launch", "debian", "m2"])?;
+    let state = || client(&["exec", "m2", "--", "systemctl", "is-system-running"]).unwrap_or_else(|text| text);
+    let runs = || state().trim().ends_with("running");
+    within(Duration::from_secs(180), "it does not become `running`", runs)
+        .map_err(|text| format!("{text}: {}", state()))
+}
+
+fn is(name: &str, wanted: &str) -> Result<()> {
+    let status = up::status(&client(&["list", "--format", "json"])?, name)?;
+    if status.as_deref() == Some(wanted) { Ok(()) } else { Err(format!("{name} is {status:?}, not {wanted}")) }
+}
+
+fn client(words: &[&str]) -> Result<String> {
+    let program = systemd::installed(CLIENT);
+    let directory = program.parent().unwrap_or(&program);
+    run::captured(programs::client(directory, &Places::of_environment().socket()).args(words))
+}
+
+fn main_pid(unit: &str) -> Result<u32> {
+    let text = run::captured(Command::new("systemctl").args(["show", "--value", "--property=MainPID", unit]))?;
+    let pid = text.trim().parse().ok().filter(|pid| process::Process::read(*pid).is_some());
+    pid.ok_or_else(|| format!("{unit} has no main process ({})", text.trim()))
+}
+
+/// Looks until something of another program is so; systemd tells of units by D-Bus alone.
+fn within(limit: Duration, otherwise: &str, look: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !look() {
+        if Instant::now() > deadline {
+            return Err(format!("{otherwise} within {} s", limit.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn uptime() -> f64 {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    text.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0)
+}
+
+/// The last words of our units.
+fn journal() -> String {
+    let mut command = Command::new("journalctl");
+    command.args(["--no-pager", "--output=cat", "--lines=25"]);
+    for unit in systemd::UNITS {
+        command.args(["--unit", unit]);
+    }
+    let text = run::captured(&mut command).unwrap_or_else(|text| text);
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
