@@ -140,7 +140,11 @@ pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, cause) = (error.path().to_string(), error.inner());
-        ApiError::bad(if matches!(&*path, "." | "?") { format!("the body is no JSON of this kind: {cause}") } else { format!("{path}: {cause}") })
+        ApiError::bad(if matches!(&*path, "." | "?") {
+            format!("the body is no JSON of this kind: {cause}")
+        } else {
+            format!("{path}: {cause}")
+        })
     })?;
     json.end().map_err(|error| ApiError::bad(format!("the body is no JSON of this kind: {error}")))?;
     Ok(value)

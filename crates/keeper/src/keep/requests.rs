@@ -178,7 +178,8 @@ impl Keep {
     fn attach(&mut self, sequence: u32, number: u32) -> Result<(), Failure> {
         if number == 0 {
             let ring = &self.guest.console_ring;
-            let event = KeepEvent::SessionStarted(SessionState { stdout: ring.state.clone(), ..SessionState::default() });
+            let event =
+                KeepEvent::SessionStarted(SessionState { stdout: ring.state.clone(), ..SessionState::default() });
             if let Some(peer) = &mut self.peer {
                 peer.send(sequence, &event, &[ring.memory()]);
             }

@@ -3,13 +3,16 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::{Errno, Result};
-use rustix::fs::OFlags;
 use runtime::protocol::{Message, Received, receive, to_bytes};
+use rustix::fs::OFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Has the event loop watch a descriptor.
-#[expect(deprecated, reason = "its successor is unsafe for descriptors that may be closed meanwhile; this one is owned")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for descriptors that may be closed meanwhile; this one is owned"
+)]
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest).map_err(|_| Errno::NFILE)
 }

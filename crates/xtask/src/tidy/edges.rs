@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     // The program around the runtime; it also unpacks images and serves files, in processes of their own.
     ("keeper", &["images", "kernel", "model", "runtime", "sftp"]),
     // Edge.
-    ("server", &["config", "engine", "model", "sysctl-api"]),
+    ("server", &["config", "engine", "model", "sftp", "sysctl-api"]),
     (
         "sysctld",
         &["config", "engine", "images", "kernel", "model", "network", "plan", "runtime", "server", "storage", "store"],
