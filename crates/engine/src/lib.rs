@@ -44,4 +44,4 @@ pub use plan::sentence;
 pub use record::{
     Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
 };
-pub use verbs::{NewInstance, Update, Verb};
+pub use verbs::{NewInstance, Patch, Update, Verb};

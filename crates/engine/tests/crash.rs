@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use config::Written;
 use engine::{
-    Engine, EngineConfig, FirstStart, ImageWish, InstanceStatus, NewInstance, OperationView, RecipeFacts, Status,
-    Update, Verb,
+    Engine, EngineConfig, FirstStart, ImageWish, InstanceStatus, NewInstance, OperationView, Patch, RecipeFacts,
+    Status, Update, Verb,
 };
 use model::{End, Fingerprint, IdMap, NetworkSpec, PoolSpec, ProjectName, StopKind};
 use store::Store;
@@ -255,7 +255,9 @@ impl Daemon {
             Case::Thaw => Verb::Thaw,
             Case::Limits => update(|w| drop(w.config.insert("limits.processes".into(), "99".into()))),
             Case::RemoveNic => {
-                update(|w| drop(w.devices.insert("eth0".into(), [("type".to_owned(), "none".to_owned())].into())))
+                let mut written = Written::default();
+                written.devices.insert("eth0".into(), [("type".to_owned(), "none".to_owned())].into());
+                Verb::Patch(Box::new(Patch { written, ..Patch::default() }))
             }
             Case::Delete => Verb::Delete,
         };
@@ -525,8 +527,7 @@ async fn object_steps(lab: &mut Lab, act: Act) -> Vec<&'static str> {
     daemon.do_it(act).await.expect("acts");
     daemon.engine.rest().await;
     daemon.check_done(act, &format!("{act:?} without a fault"));
-    let log = daemon.host.world().log[before..].to_vec();
-    log
+    daemon.host.world().log.split_off(before)
 }
 
 async fn object_crash(lab: &mut Lab, act: Act, n: usize, fault: Fault) {

@@ -244,15 +244,10 @@ fn with_recipe(what: &str, change: impl Fn(&str) -> String) -> (testkit::Scratch
 
 #[tokio::test]
 async fn a_mirror_that_does_not_answer_or_signs_wrongly_is_told() {
-    let silent = |text: &str| text.replace("http://deb.debian.org", "http://127.0.0.1:9");
-    let forged = |text: &str| {
-        let right = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        text.replace(right, "/usr/share/keyrings/debian-archive-removed-keys.gpg")
-    };
-    let changes: [(&str, &dyn Fn(&str) -> String, &str); 2] =
-        [("silent", &silent, "127.0.0.1"), ("forged", &forged, "NO_PUBKEY")];
-    for (what, change, words) in changes {
-        let (_recipes, daemon) = with_recipe(what, change);
+    const MIRROR: (&str, &str) = ("http://deb.debian.org", "http://127.0.0.1:9");
+    const KEYRING: (&str, &str) = ("debian-archive-keyring.gpg", "debian-archive-removed-keys.gpg");
+    for (what, (right, wrong), words) in [("silent", MIRROR, "127.0.0.1"), ("forged", KEYRING, "NO_PUBKEY")] {
+        let (_recipes, daemon) = with_recipe(what, |text| text.replace(right, wrong));
         let operation = daemon.client.build_image("busybox", &[]).await.expect("accepted");
         let error = daemon.client.finish(&operation).await.expect_err(what).to_string();
         assert!(error.contains(words), "{what}: {error}");
