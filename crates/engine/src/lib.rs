@@ -40,6 +40,7 @@ pub use host::{
 };
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
+pub use plan::sentence;
 pub use record::{
     Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
 };

@@ -134,7 +134,7 @@ pub(crate) fn plan_steps(steps: &[Step]) -> Vec<PlanStep> {
         .iter()
         .map(|step| PlanStep {
             step: step.name().to_owned(),
-            text: plan::sentence(step),
+            text: engine::sentence(step),
             detail: serde_json::to_value(step).unwrap_or_default(),
         })
         .collect()
