@@ -8,6 +8,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("config", &["model"]),
     ("sysctl-api", &[]),
+    ("sftp", &[]),
     // Decision: never a mechanism, never the wire.
     ("plan", &["config", "model"]),
     ("store", &[]),
@@ -18,7 +19,6 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("storage", &["kernel", "model"]),
     ("network", &["kernel", "model"]),
     ("images", &["kernel", "model"]),
-    ("sftp", &[]),
     // The program around the runtime; it also unpacks images and serves files, in processes of their own.
     ("keeper", &["images", "kernel", "model", "runtime", "sftp"]),
     // Edge.
