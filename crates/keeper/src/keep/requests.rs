@@ -21,12 +21,10 @@ const BATCH: usize = 16;
 impl Keep {
     /// Reads requests of the daemon and sends it what waits.
     pub(super) fn converse(&mut self) {
-        // Freed again at once: the buffer is far larger than all the rest of us.
-        let mut buffer = Vec::new();
         for _ in 0..BATCH {
             let Some(peer) = &mut self.peer else { return };
             peer.flush();
-            let Some(received) = peer.receive(&mut buffer) else { break };
+            let Some(received) = peer.receive() else { break };
             let sequence = received.sequence;
             let answer = match received.message {
                 Some(request) => self.obey(sequence, request, received.fds),
@@ -35,6 +33,8 @@ impl Keep {
             match answer {
                 Ok(Some(event)) => self.tell(sequence, event, &[]),
                 Ok(None) => {}
+                // Whoever only told something does not wait for an answer.
+                Err(_) if sequence == 0 => {}
                 Err(failure) => self.tell(sequence, KeepEvent::Failed(failure), &[]),
             }
         }

@@ -49,11 +49,9 @@ impl Channel {
 
     /// The next message; `CONNRESET` when the peer is gone.
     pub(crate) async fn receive<M: Message>(&self) -> Result<Received<M>> {
-        // Not kept between messages: most of the time there is none, and there is a channel per guest.
-        let mut buffer = Vec::new();
         loop {
             let Ok(mut guard) = self.socket.readable().await else { return Err(Errno::IO) };
-            match receive(self.socket.get_ref(), &mut buffer, false) {
+            match receive(self.socket.get_ref(), false) {
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 other => return other,
             }
