@@ -53,6 +53,8 @@ pub enum Object {
 pub struct Inventory {
     /// Objects.
     pub objects: Vec<Object>,
+    /// Things that are ours and not as they should be: kind, which one, what about it.
+    pub damage: Vec<(&'static str, String, String)>,
     /// Limits of the host that are near, features that it lacks: what, and what to do.
     pub notes: Vec<(String, String)>,
 }

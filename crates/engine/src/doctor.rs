@@ -55,6 +55,9 @@ impl Engine {
         self.check_host(&inventory.objects, &mut diagnosis);
         self.check_rows(&inventory.objects, &mut diagnosis);
         self.check_store(&mut diagnosis);
+        for (kind, name, text) in &inventory.damage {
+            diagnosis.wrong(kind, name, text);
+        }
         counts.insert("instance", self.instances().len());
         diagnosis.checks = counts.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
         Ok(diagnosis)

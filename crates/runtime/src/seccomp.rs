@@ -132,13 +132,18 @@ fn native() -> Vec<Instruction> {
     for refused in REFUSED.iter().chain(REFUSED_HERE) {
         when_equal(refused.native as u32, &[give(errno(refused.errno))], &mut program);
     }
-    let mut families = vec![load(ARGUMENT_0_AT)];
-    for family in FAMILIES {
-        when_equal(family as u32, &[give(ALLOW)], &mut families);
-    }
-    families.push(give(errno(libc::EAFNOSUPPORT)));
-    when_equal(libc::SYS_socket as u32, &families, &mut program);
+    when_equal(libc::SYS_socket as u32, &families(), &mut program);
     program.push(give(ALLOW));
+    program
+}
+
+/// What follows for a call of socket(2).
+fn families() -> Vec<Instruction> {
+    let mut program = vec![load(ARGUMENT_0_AT)];
+    for family in FAMILIES {
+        when_equal(family as u32, &[give(ALLOW)], &mut program);
+    }
+    program.push(give(errno(libc::EAFNOSUPPORT)));
     program
 }
 
@@ -153,6 +158,19 @@ fn compat() -> Vec<Instruction> {
     for number in REFUSED_COMPAT {
         when_equal(number, &[give(errno(libc::EPERM))], &mut program);
     }
+    // By these numbers of the 32-bit table: socket(2), and the old call that takes its arguments from memory, where they
+    // can't be looked at. Programs use the former since Linux 4.3; other uses of the latter (connect(2), …) go on.
+    const SOCKET: u32 = 359;
+    const SOCKETCALL: u32 = 102;
+    const OF_SOCKET: u32 = 1;
+    const OF_SOCKETPAIR: u32 = 8;
+    when_equal(SOCKET, &families(), &mut program);
+    let mut old = vec![load(ARGUMENT_0_AT)];
+    for made in [OF_SOCKET, OF_SOCKETPAIR] {
+        when_equal(made, &[give(errno(libc::ENOSYS))], &mut old);
+    }
+    old.push(give(ALLOW));
+    when_equal(SOCKETCALL, &old, &mut program);
     program.push(give(ALLOW));
     program
 }

@@ -13,7 +13,7 @@ use crate::output;
 #[derive(Debug, Words)]
 #[command(
     after_help = "Images that are known everywhere: debian, debian/12, busybox. sysctl-cli image alias list shows \
-    all.\n\nExample: sysctl-cli launch debian web1 -c limits.memory=512MiB -d root,size=10GiB"
+    all.\n\nExample: sysctl-cli launch debian web1 -c limits.memory=512MiB -d eth0,ipv4.address=10.0.0.9"
 )]
 pub(crate) struct Args {
     /// Alias or fingerprint of an image

@@ -71,6 +71,9 @@ impl RealHost {
                     .into(),
             )),
         }
+        if let Some(damage) = self.networks.damage().map_err(|e| failed(&e))? {
+            inventory.damage.push(("firewall", "nftables".to_owned(), damage.to_owned()));
+        }
         let objects = &mut inventory.objects;
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         for (name, pool) in &*pools {

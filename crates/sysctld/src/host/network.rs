@@ -102,10 +102,16 @@ impl Networks {
     pub(crate) fn ensure(&self, spec: &NetworkSpec) -> Result<()> {
         let name: LinkName = spec.name.as_str().parse()?;
         let mut state = self.state();
-        if state.running.get(&spec.name).is_some_and(|running| running.spec == *spec && running.is_whole()) {
-            return Ok(());
-        }
         let state = &mut *state;
+        if state.running.get(&spec.name).is_some_and(|running| running.spec == *spec && running.is_whole()) {
+            return match self.damage_of(state)? {
+                Some(damage) => {
+                    tracing::warn!(damage, "putting our part of the firewall back");
+                    self.guard_all(state)
+                }
+                None => Ok(()),
+            };
+        }
         let bridge = BridgeSpec {
             name: name.clone(),
             alias: format!("{}{}", self.mark, spec.name).parse()?,
@@ -143,6 +149,34 @@ impl Networks {
         let Some(socket) = &mut state.firewall else { return Ok(()) };
         let networks: Vec<NetworkRules> = state.running.values().map(|running| running.rules.clone()).collect();
         nft::replace(socket, &self.table, &networks, &state.nics)
+    }
+
+    /// What somebody else did to our part of the firewall.
+    pub(crate) fn damage(&self) -> Result<Option<&'static str>> {
+        self.damage_of(&mut self.state())
+    }
+
+    fn damage_of(&self, state: &mut State) -> Result<Option<&'static str>> {
+        let Some(socket) = &mut state.firewall else { return Ok(None) };
+        if state.running.is_empty() {
+            return Ok(None);
+        }
+        let found = match nft::contents(socket, &self.table) {
+            Err(Error::NoTable { .. }) => return Ok(Some("its tables are gone")),
+            other => other?,
+        };
+        let ports = |nics: &[NicRules]| nics.iter().map(|nic| nic.port.clone()).collect::<BTreeSet<_>>();
+        let bridges: BTreeSet<&LinkName> = found.networks.iter().map(|network| &network.bridge).collect();
+        let wanted: BTreeSet<&LinkName> = state.running.values().map(|running| &running.rules.bridge).collect();
+        Ok(if !found.intact {
+            Some("its rules are not ours")
+        } else if bridges != wanted {
+            Some("its networks are not ours")
+        } else if ports(&found.nics) != ports(&state.nics) || found.faults > 0 {
+            Some("its links are not ours")
+        } else {
+            None
+        })
     }
 
     /// Changes one link in the firewall; puts everything there again where somebody emptied it.

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use engine::StepError;
 use kernel::Errno;
@@ -20,9 +21,15 @@ use super::words;
 /// Ends of children that a listener may be behind.
 const ENDS: usize = 1024;
 
+/// How long systemd may take to start the process again, and how often that is looked at.
+const RESTART: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// The way to the spawn process; it is made anew when that process died.
 #[derive(Debug)]
 pub(crate) struct Spawn {
+    /// Somebody else starts it: systemd.
+    is_external: bool,
     program: PathBuf,
     socket: PathBuf,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
@@ -39,7 +46,14 @@ struct Link {
 impl Spawn {
     pub(crate) fn new(program: PathBuf, runtime_dir: &Path) -> Spawn {
         let (ends, _) = broadcast::channel(ENDS);
-        Spawn { program, socket: runtime_dir.join("spawn.socket"), link: tokio::sync::Mutex::new(None), ends }
+        let is_external = std::env::var_os("SYSCTL_SPAWN").is_some_and(|value| value == "external");
+        Spawn {
+            is_external,
+            program,
+            socket: runtime_dir.join("spawn.socket"),
+            link: tokio::sync::Mutex::new(None),
+            ends,
+        }
     }
 
     /// Ends of children from now on: helpers, and inits whose keeper died.
@@ -60,6 +74,10 @@ impl Spawn {
         let failed = |call: &str, errno| words::failed("spawn", call, &self.socket.display().to_string(), errno);
         let socket = match connect(&self.socket) {
             Ok(socket) => socket,
+            // systemd starts it; what this daemon starts would be in its own sandbox.
+            Err(Errno::NOENT | Errno::CONNREFUSED) if self.is_external => {
+                self.wait().await.map_err(|errno| failed("connect to", errno))?
+            }
             Err(Errno::NOENT | Errno::CONNREFUSED) => {
                 self.start().map_err(|errno| failed("start the spawn process for", errno))?;
                 connect(&self.socket).map_err(|errno| failed("connect to", errno))?
@@ -74,6 +92,19 @@ impl Spawn {
         tokio::spawn(read(link.clone(), self.ends.clone()));
         *slot = Some(link.clone());
         Ok(link)
+    }
+
+    /// Waits until systemd has started it.
+    async fn wait(&self) -> kernel::Result<OwnedFd> {
+        let deadline = tokio::time::Instant::now() + RESTART;
+        loop {
+            match connect(&self.socket) {
+                Err(Errno::NOENT | Errno::CONNREFUSED) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Starts the process in the background; it listens when this returns.
