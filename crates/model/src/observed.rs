@@ -52,6 +52,8 @@ pub struct GroupSeen {
     pub frozen: bool,
     /// What its knobs are set to.
     pub settings: Settings,
+    /// All of it was made; else its making was cut short.
+    pub complete: bool,
 }
 
 /// A NIC of one boot.

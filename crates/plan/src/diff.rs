@@ -1,6 +1,6 @@
 //! What to do so that what is becomes what should be.
 
-use model::{Boot, BootSeen, GuestSeen, HostFacts, Observed, Power, RootSource, Step, StopKind, Wish};
+use model::{Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, Observed, Power, RootSource, Step, StopKind, Wish};
 
 /// Which way is still open after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +113,7 @@ fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, fact
     let settings = crate::settings(&wish.spec.limits, wish.id, facts);
     let group = seen.and_then(|seen| seen.group.as_ref());
     match group {
-        None => {
+        None | Some(GroupSeen { complete: false, .. }) => {
             steps.push(Step::CreateGroup { boot, settings, owner: wish.spec.sandbox.ids.base });
         }
         Some(group) if group.settings != settings => steps.push(Step::SetLimits { boot, settings }),
@@ -145,7 +145,7 @@ fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, fact
 
 #[cfg(test)]
 mod tests {
-    use model::{BootGen, End, GroupSeen, NicSeen, RootGen};
+    use model::{BootGen, End, NicSeen, RootGen};
 
     use super::*;
     use crate::settings::tests::{facts, wish};
@@ -160,10 +160,21 @@ mod tests {
         let seen = BootSeen {
             keeper: true,
             guest: GuestSeen::Running { pid: 5 },
-            group: Some(GroupSeen { frozen: false, settings }),
+            group: Some(GroupSeen { frozen: false, settings, complete: true }),
             nics: wish.spec.nics.iter().map(|n| (n.device.clone(), nic.clone())).collect(),
         };
         Observed { roots: [wish.root].into(), boots: [(BootGen(1), seen)].into() }
+    }
+
+    #[test]
+    fn a_group_whose_making_was_cut_short_is_made_again() {
+        let mut observed = running(&wish());
+        let seen = observed.boots.get_mut(&BootGen(1)).expect("boot");
+        (seen.guest, seen.keeper) = (GuestSeen::Absent, false);
+        seen.nics.clear();
+        let group = seen.group.as_mut().expect("group");
+        (group.complete, group.settings) = (false, Default::default());
+        assert_eq!(names(&wish(), &observed), ["create_group", "spawn", "attach_nic", "start"]);
     }
 
     #[test]

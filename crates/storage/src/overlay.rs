@@ -110,6 +110,22 @@ impl OverlayPool {
         trash::throw(&self.directory.join("trash"), &self.partial(fingerprint))
     }
 
+    /// Throws all of them away, and volumes without a root: when nobody works on any, as after the death of whoever did.
+    pub fn remove_partials(&self) -> Result<()> {
+        for id in self.volumes()? {
+            if self.roots(id)?.is_empty() {
+                trash::throw(&self.directory.join("trash"), &self.directory.join("volumes").join(id.to_string()))?;
+            }
+        }
+        let layers = self.directory.join("layers");
+        for name in names(&layers)? {
+            if name != EMPTY && name.parse::<Fingerprint>().is_err() {
+                trash::throw(&self.directory.join("trash"), &layers.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes an unpacked layer the layer, once its content is on the disk.
     pub fn publish_layer(&self, fingerprint: Fingerprint) -> Result<()> {
         self.publish_layer_as(fingerprint, fingerprint)

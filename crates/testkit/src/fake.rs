@@ -285,7 +285,7 @@ impl World {
             nics: BTreeMap::new(),
         };
         let fake = self.boots.entry(boot).or_insert(empty);
-        fake.group = Some(GroupSeen { frozen: false, settings: settings.clone() });
+        fake.group = Some(GroupSeen { frozen: false, settings: settings.clone(), complete: true });
     }
 
     fn spawn(&mut self, boot: Boot, root: RootGen) -> Result<Effect, String> {

@@ -147,14 +147,28 @@ impl Groups {
         Ok(())
     }
 
-    /// What all knobs are set to; `None` when the boot has no group.
+    /// What the knobs are set to; `None` when nothing of a group is there.
     pub fn settings(&self, boot: Boot) -> Result<Option<Settings>, Error> {
-        if !self.directory(boot).exists() {
+        let group = boot.to_string();
+        if !self.directory(boot).exists() && !self.controllers.extra_groups(&group).iter().any(|path| path.exists()) {
             return Ok(None);
         }
-        let group = boot.to_string();
-        let read = |knob: Knob| Ok((knob, self.controllers.read(&group, knob)?));
-        self.knobs().into_iter().map(read).collect::<Result<Settings, Error>>().map(Some)
+        let mut settings = Settings::new();
+        for knob in self.knobs() {
+            match self.controllers.read(&group, knob) {
+                Ok(setting) => drop(settings.insert(knob, setting)),
+                // Half made, or half removed.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(settings))
+    }
+
+    /// Whether all of a boot's group was made: its last act was to give the payload's last file away.
+    pub fn is_complete(&self, boot: Boot) -> bool {
+        let last = self.payload(boot).join(DELEGATED[DELEGATED.len() - 1]);
+        fs::metadata(last).is_ok_and(|file| std::os::unix::fs::MetadataExt::uid(&file) != 0)
     }
 
     /// Holds the processes of a boot still, or lets them go on, and waits until that is so (a second at most: a process in
@@ -168,7 +182,10 @@ impl Groups {
 
     /// Whether the group is frozen or asked to be.
     pub fn is_frozen(&self, boot: Boot) -> Result<bool, Error> {
-        Ok(read(&self.directory(boot).join("cgroup.freeze"))? == "1")
+        match read(&self.directory(boot).join("cgroup.freeze")) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => Ok(other? == "1"),
+        }
     }
 
     /// Kills every process of a boot. A group that is gone has none.

@@ -270,7 +270,8 @@ impl Boots {
     fn group(&self, boot: Boot) -> Result<Option<GroupSeen>, StepError> {
         let failed = |e| words::because("observe", &e);
         let Some(settings) = self.groups.settings(boot).map_err(failed)? else { return Ok(None) };
-        Ok(Some(GroupSeen { frozen: self.groups.is_frozen(boot).map_err(failed)?, settings }))
+        let (frozen, complete) = (self.groups.is_frozen(boot).map_err(failed)?, self.groups.is_complete(boot));
+        Ok(Some(GroupSeen { frozen, settings, complete }))
     }
 
     /// Instances of which there is any boot.

@@ -41,6 +41,10 @@ pub(crate) use facts::missing;
 /// Events that may wait for the engine; each only says "look".
 const EVENTS: usize = 4096;
 
+/// How often and how soon the trash is emptied again when something in it still changes: half a minute in all.
+const EMPTY_TRIES: u32 = 120;
+const EMPTY_AGAIN: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// What the host is made with.
 #[derive(Debug)]
 pub(crate) struct HostConfig {
@@ -139,6 +143,10 @@ impl RealHost {
         };
         let pool = Arc::new(OverlayPool::new(directory));
         pool.prepare().map_err(|e| words::because("ensure_pool", &e))?;
+        if self.pool(&spec.name).is_err() {
+            // Begun by a daemon that died.
+            pool.remove_partials().map_err(|e| words::because("ensure_pool", &e))?;
+        }
         self.pools.write().unwrap_or_else(PoisonError::into_inner).insert(spec.name.clone(), pool.clone());
         self.empty_trash(&pool);
         Ok(())
@@ -167,7 +175,14 @@ impl RealHost {
                     map.insert(pool.directory().to_owned(), value)
                 };
                 taken(false);
-                if let Err(error) = pool.empty_trash() {
+                // The image child of a daemon that died may still write there until it notices.
+                let again = |error: storage::Error| {
+                    tracing::debug!(%error, "the trash is emptied again");
+                    std::thread::sleep(EMPTY_AGAIN);
+                    pool.empty_trash()
+                };
+                let emptied = (0..EMPTY_TRIES).fold(pool.empty_trash(), |done, _| done.or_else(again));
+                if let Err(error) = emptied {
                     tracing::warn!(%error, "the trash could not be emptied");
                 }
                 let mut map = emptying.lock().unwrap_or_else(PoisonError::into_inner);
