@@ -48,9 +48,14 @@ impl Allocator {
     /// Takes back what an instance had.
     pub(crate) fn forget(&mut self, record: &InstanceRecord) {
         for wish in [Some(&record.wish), record.previous.as_deref()].into_iter().flatten() {
-            self.ids.remove(&(wish.ids.base, wish.ids.count));
+            self.forget_ids(wish.ids);
             wish.nics.values().for_each(|grant| self.forget_grant(grant));
         }
+    }
+
+    /// Takes a range of ids back.
+    pub(crate) fn forget_ids(&mut self, ids: IdMap) {
+        self.ids.remove(&(ids.base, ids.count));
     }
 
     /// Takes one NIC's things back.

@@ -463,9 +463,23 @@ impl Engine {
     /// The steps that a verb would take, without doing them.
     pub fn plan_verb(&self, project: &ProjectName, name: &str, verb: &Verb) -> Result<Vec<Step>> {
         let view = self.instance(project, name)?;
-        let (wish, _) = crate::verbs::next(&view.record, verb)?;
-        let wish = self.shared.catalog().wish(&view.record, &wish, self.facts())?;
-        Ok(plan::diff(&wish, &view.observed, self.facts()))
+        let (mut wish, _) = crate::verbs::next(&view.record, verb)?;
+        if matches!(verb, Verb::Update(_) | Verb::Patch(_)) {
+            self.shared.regrant(&view.record, &mut wish)?;
+        }
+        let planned = self.shared.catalog().wish(&view.record, &wish, self.facts());
+        // What was only given to be told is given back.
+        let mut catalog = self.shared.catalog_mut();
+        for (device, grant) in &wish.nics {
+            if view.record.wish.nics.get(device) != Some(grant) {
+                catalog.allocator.forget_grant(grant);
+            }
+        }
+        if wish.ids != view.record.wish.ids {
+            catalog.allocator.forget_ids(wish.ids);
+        }
+        drop(catalog);
+        Ok(plan::diff(&planned?, &view.observed, self.facts()))
     }
 
     /// The record of a new instance, with everything given out and its name taken.

@@ -191,3 +191,28 @@ async fn the_console_is_kept_and_can_be_cleared() {
     assert!(daemon.client.get_instance_console_log("web1").await.expect("log").is_empty());
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn a_plan_tells_the_steps_and_does_none() {
+    let daemon = Daemon::new("plan");
+    daemon.import_busybox().await;
+    let names = |steps: Vec<sysctl_api::PlanStep>| steps.into_iter().map(|step| step.step).collect::<Vec<_>>();
+    let planned = names(daemon.client.plan_create_instance(&support::post("web1", &[])).await.expect("a plan"));
+    assert_eq!(planned, ["ensure_image", "create_root", "create_group", "spawn", "attach_nic", "start"]);
+    assert!(daemon.client.get_instances(&Default::default()).await.expect("list").is_empty());
+    daemon.launch("web1", &[]).await;
+    let limits = support::patch(&[("limits.processes", "99")]);
+    assert_eq!(names(daemon.client.plan_patch_instance("web1", &limits).await.expect("a plan")), ["set_limits"]);
+    let network = daemon.client.get_networks(&Default::default()).await.expect("networks");
+    let network = network.into_iter().find(|network| network.managed).expect("a network").name;
+    let nic = support::strings(&[("type", "nic"), ("network", &network), ("name", "eth1")]);
+    let more = sysctl_api::InstancePut { devices: Some([("eth1".to_owned(), nic)].into()), ..Default::default() };
+    for _ in 0..2 {
+        let planned = names(daemon.client.plan_patch_instance("web1", &more).await.expect("a plan"));
+        assert_eq!(planned, ["attach_nic"]);
+    }
+    let operation = daemon.client.patch_instance("web1", &more, None).await.expect("accepted");
+    daemon.client.finish(&operation).await.expect("attached");
+    assert!(daemon.print("web1", &["ip", "address", "show", "eth1"]).await.contains("inet "));
+    daemon.finish().await;
+}
