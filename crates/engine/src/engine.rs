@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::actor::{Command, Instance, InstanceView};
 use crate::catalog::{Catalog, ImageChoice};
 use crate::error::{Error, Result};
-use crate::events::Events;
+use crate::events::{Events, Happening, Lifecycle};
 use crate::host::{Host, HostEvent, StepError};
 use crate::images::Images;
 use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
@@ -104,6 +104,20 @@ impl Shared {
             wish.power = Power::Off;
         }
         Ok(wish)
+    }
+
+    /// What died with a keeper is told to whoever listens.
+    fn tell_lost_keeper(&self, id: InstanceId) {
+        let Some(view) = self.instances().by_id.get(&id).map(|instance| instance.view()) else { return };
+        let what = "its keeper died; another one took the guest over without its console and sessions";
+        let lifecycle = Lifecycle {
+            action: "instance-keeper-replaced".to_owned(),
+            source: format!("/1.0/instances/{}", view.record.name),
+            context: [("cause".to_owned(), what.into())].into(),
+            requestor: None,
+            name: view.record.name.to_string(),
+        };
+        self.events.tell(view.record.project.as_str(), Happening::Lifecycle(lifecycle));
     }
 
     /// Does something with every instance.
@@ -350,6 +364,7 @@ impl Engine {
                     HostEvent::Changed(id) => id,
                     HostEvent::KeeperLost(boot) => {
                         tracing::error!(%boot, "its keeper died; another one took the guest over without its console and sessions");
+                        shared.tell_lost_keeper(boot.id);
                         boot.id
                     }
                 };

@@ -61,7 +61,7 @@ async fn a_guest_that_ended_while_nobody_watched_is_seen_as_it_ended() {
 }
 
 #[tokio::test]
-async fn a_killed_spawn_process_and_killed_keepers_cost_no_guest() {
+async fn a_killed_spawn_process_costs_no_guest() {
     let daemon = Daemon::new("keepers");
     daemon.import_busybox().await;
     daemon.launch("a", &[]).await;
@@ -154,5 +154,35 @@ async fn an_exec_that_runs_while_the_daemon_dies_ends_in_words() {
             assert!(text.contains("unknown") || text.contains("not found"), "{text}");
         }
     }
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn a_killed_keeper_is_replaced_and_its_guest_goes_on() {
+    let daemon = Daemon::new("adopt");
+    daemon.import_busybox().await;
+    daemon.launch("a", &[]).await;
+    daemon.launch("b", &[]).await;
+    let (init, other) = (daemon.init_pid("a").await, daemon.init_pid("b").await);
+    let status = std::fs::read_to_string(format!("/proc/{init}/status")).expect("status");
+    let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).expect("a parent");
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    support::signal(keeper, rustix::process::Signal::KILL);
+    let told = async {
+        loop {
+            let event = events.next().await.expect("events").expect("an event");
+            if event.metadata["action"] == "instance-keeper-replaced" {
+                return event;
+            }
+        }
+    };
+    let event = tokio::time::timeout(support::PATIENCE, told).await.expect("an event");
+    assert_eq!(event.metadata["name"], "a");
+    assert_eq!((daemon.init_pid("a").await, daemon.init_pid("b").await), (init, other));
+    assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
+    daemon.healthy().await;
+    // How it ends is still known: a halt and not a reboot.
+    daemon.change("a", "stop", false).await;
+    assert_eq!(daemon.status("a").await, "Stopped");
     daemon.finish().await;
 }
