@@ -1,5 +1,6 @@
 //! What callers may reach on the host without changing what is wished: files of images, logs, streams, an inventory.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,9 @@ pub trait Access: Send + Sync + 'static {
 
     /// Directory of a pool.
     fn pool_source(&self, pool: &PoolName) -> Option<PathBuf>;
+
+    /// Of each kind of namespace, whether a process has another than the host.
+    fn namespaces(&self, pid: u32) -> Result<BTreeMap<String, bool>, StepError>;
 
     /// All links of the host.
     fn links(&self) -> Result<Vec<LinkUsage>, StepError>;

@@ -1,5 +1,7 @@
 //! Our own additions to the wire.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,4 +40,36 @@ pub struct Finding {
     pub text: String,
     /// What to do about it.
     pub fix: String,
+}
+
+/// `GET /1.0/instances/NAME/explain`: what isolates a running instance, and from what. Extension `sysctl_explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Explanation {
+    /// Name of the instance.
+    pub name: String,
+    /// Pid of its init on the host.
+    pub pid: i64,
+    /// By kind, as the kernel tells: `its own` or `the host's`.
+    pub namespaces: BTreeMap<String, String>,
+    /// Its ids and the host's.
+    pub ids: String,
+    /// Capabilities that its root may have.
+    pub capabilities: Vec<String>,
+    /// Those that nobody in it can have.
+    pub capabilities_dropped: Vec<String>,
+    /// System calls.
+    pub seccomp: String,
+    /// Its mount tree.
+    pub mounts: String,
+    /// `/sys` can be written.
+    pub sys_writable: bool,
+    /// Device nodes.
+    pub devices: Vec<String>,
+    /// Limits as they were last seen on the host, by knob.
+    pub limits: BTreeMap<String, String>,
+    /// By device: the host's end, the network, and what the firewall lets it send as.
+    pub links: BTreeMap<String, String>,
+    /// What is shared with the host, in sentences.
+    pub exposed: Vec<String>,
 }

@@ -3,7 +3,8 @@
 use hyper::Method;
 use serde::Serialize;
 use sysctl_api::{
-    Instance, InstanceFull, InstancePut, InstanceState, InstancesPost, InstancesPutState, Operation, PlanStep, StatePut,
+    Explanation, Instance, InstanceFull, InstancePut, InstanceState, InstancesPost, InstancesPutState, Operation,
+    PlanStep, StatePut,
 };
 
 use crate::client::{Client, Tagged};
@@ -138,7 +139,7 @@ impl Client {
     }
 
     /// What isolates a running instance, and from what.
-    pub async fn explain_instance(&self, name: &str) -> Result<serde_json::Value> {
+    pub async fn explain_instance(&self, name: &str) -> Result<Explanation> {
         self.get(instance(name).part("explain")).await
     }
 }

@@ -216,3 +216,22 @@ async fn a_plan_tells_the_steps_and_does_none() {
     assert!(daemon.print("web1", &["ip", "address", "show", "eth1"]).await.contains("inet "));
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn it_is_told_what_isolates_an_instance() {
+    let daemon = Daemon::new("explain");
+    daemon.import_busybox().await;
+    daemon.launch("web1", &[("security.caps", "-net_raw"), ("limits.processes", "77")]).await;
+    let told = daemon.client.explain_instance("web1").await.expect("an explanation");
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        assert_eq!(told.namespaces[kind], "its own", "{kind}");
+    }
+    assert_eq!(told.namespaces["time"], "the host's");
+    assert!(told.exposed.iter().any(|text| text.contains("clocks")), "{told:?}");
+    assert!(told.capabilities_dropped.iter().any(|name| name == "net_raw"), "{told:?}");
+    assert_eq!(told.limits["PidsMax"], "77");
+    assert_eq!(u32::try_from(told.pid), Ok(daemon.init_pid("web1").await));
+    daemon.change("web1", "stop", true).await;
+    assert_eq!(daemon.client.explain_instance("web1").await.expect_err("stopped").status(), Some(400));
+    daemon.finish().await;
+}

@@ -4,6 +4,7 @@ mod console;
 mod doctor;
 mod events;
 mod exec;
+mod explain;
 mod files;
 mod images;
 mod instances;
@@ -101,6 +102,7 @@ fn instance_routes() -> Router<Arc<App>> {
         .route("/1.0/instances/{name}/state", get(state::get).put(state::put))
         .route("/1.0/instances/{name}/exec", post(exec::post))
         .route("/1.0/instances/{name}/console", get(console::log).post(console::post).delete(console::clear))
+        .route("/1.0/instances/{name}/explain", get(explain::get))
         .route("/1.0/instances/{name}/sftp", get(files::sftp))
         .route("/1.0/instances/{name}/files", get(files::get).head(files::head).post(files::post).delete(files::delete))
 }

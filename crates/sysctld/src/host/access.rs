@@ -1,5 +1,6 @@
 //! What callers may reach on the host without changing what is wished.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -162,6 +163,17 @@ impl Access for RealHost {
 
     fn pool_source(&self, pool: &PoolName) -> Option<PathBuf> {
         self.pool(pool).ok().map(|pool| pool.directory().to_owned())
+    }
+
+    fn namespaces(&self, pid: u32) -> Result<BTreeMap<String, bool>, StepError> {
+        let of = |process: &str, kind: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}"));
+        let compare = |kind: model::NamespaceKind| {
+            let kind = kind.as_str();
+            let own = of(&pid.to_string(), kind)? != of("self", kind)?;
+            Ok((kind.to_owned(), own))
+        };
+        let found: std::io::Result<_> = model::NamespaceKind::ALL.into_iter().map(compare).collect();
+        found.map_err(|e| words::because("explain", &e))
     }
 
     fn links(&self) -> Result<Vec<LinkUsage>, StepError> {
