@@ -225,7 +225,7 @@ impl Worker<'_> {
             return Err(Error::Stale { wanted: wanted.trim_matches('"').to_owned(), found });
         }
         let (mut wish, newest_boot) = verbs::next(before, verb)?;
-        if matches!(verb, Verb::Update(_)) {
+        if matches!(verb, Verb::Update(_) | Verb::Patch(_)) {
             self.shared.regrant(before, &mut wish)?;
         }
         let mut after = before.clone();

@@ -29,7 +29,8 @@ impl Engine {
     pub async fn purge(&self) -> Vec<String> {
         let mut failed = Vec::new();
         // All at once: each waits for its own guest.
-        let instances: Vec<_> = self.instances().into_iter().map(|view| tokio::spawn(self.clone().remove(view))).collect();
+        let instances: Vec<_> =
+            self.instances().into_iter().map(|view| tokio::spawn(self.clone().remove(view))).collect();
         for instance in instances {
             failed.extend(instance.await.unwrap_or_else(|error| Err(error.to_string())).err());
         }

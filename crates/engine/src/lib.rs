@@ -40,7 +40,8 @@ pub use host::{
 };
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
+pub use plan::sentence;
 pub use record::{
     Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
 };
-pub use verbs::{NewInstance, Update, Verb};
+pub use verbs::{NewInstance, Patch, Update, Verb};

@@ -328,6 +328,11 @@ impl Engine {
         self.shared.catalog().pools.values().cloned().collect()
     }
 
+    /// Whether there is such a project.
+    pub fn has_project(&self, name: &ProjectName) -> bool {
+        self.shared.catalog().projects.contains_key(name)
+    }
+
     /// Every project.
     pub fn projects(&self) -> Vec<ProjectRecord> {
         self.shared.catalog().projects.values().cloned().collect()

@@ -19,8 +19,10 @@ pub enum Verb {
     Freeze,
     /// Let it go on.
     Thaw,
-    /// Change its definition.
+    /// Replace its definition.
     Update(Box<Update>),
+    /// Change parts of its definition.
+    Patch(Box<Patch>),
     /// Remove it.
     Delete,
 }
@@ -36,6 +38,19 @@ pub struct Update {
     pub description: String,
     /// It is deleted when it stops.
     pub ephemeral: bool,
+}
+
+/// Parts of a definition; what is not named stays as it is when the change is made.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Patch {
+    /// Keys and devices. A key with an empty value is taken back.
+    pub written: Written,
+    /// Profiles.
+    pub profiles: Option<Vec<ProfileName>>,
+    /// Words about it.
+    pub description: Option<String>,
+    /// It is deleted when it stops.
+    pub ephemeral: Option<bool>,
 }
 
 /// What a new instance is made of.
@@ -68,7 +83,7 @@ impl Verb {
             Verb::Restart(_) => "Restarting instance",
             Verb::Freeze => "Freezing instance",
             Verb::Thaw => "Unfreezing instance",
-            Verb::Update(_) => "Updating instance",
+            Verb::Update(_) | Verb::Patch(_) => "Updating instance",
             Verb::Delete => "Deleting instance",
         }
     }
@@ -82,7 +97,7 @@ impl Verb {
             Verb::Restart(_) => "instance-restarted",
             Verb::Freeze => "instance-paused",
             Verb::Thaw => "instance-resumed",
-            Verb::Update(_) => "instance-updated",
+            Verb::Update(_) | Verb::Patch(_) => "instance-updated",
             Verb::Delete => "instance-deleted",
         }
     }
@@ -136,6 +151,14 @@ pub(crate) fn next(record: &InstanceRecord, verb: &Verb) -> Result<(WishState, B
             wish.profiles.clone_from(&update.profiles);
             wish.description.clone_from(&update.description);
             wish.ephemeral = update.ephemeral;
+        }
+        Verb::Patch(patch) => {
+            wish.written.config.extend(patch.written.config.clone());
+            wish.written.config.retain(|_, value| !value.is_empty());
+            wish.written.devices.extend(patch.written.devices.clone());
+            wish.profiles = patch.profiles.clone().unwrap_or(wish.profiles);
+            wish.description = patch.description.clone().unwrap_or(wish.description);
+            wish.ephemeral = patch.ephemeral.unwrap_or(wish.ephemeral);
         }
         Verb::Delete => {
             if running.is_some() {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use config::Written;
 use engine::{
-    Engine, EngineConfig, FirstStart, InstanceStatus, NewInstance, OperationView, RecipeFacts, Status, Update, Verb,
+    Engine, EngineConfig, FirstStart, ImageWish, InstanceStatus, NewInstance, OperationView, Patch, RecipeFacts,
+    Status, Update, Verb,
 };
 use model::{End, Fingerprint, IdMap, NetworkSpec, PoolSpec, ProjectName, StopKind};
 use store::Store;
@@ -66,18 +67,24 @@ const CASES: [Case; 19] = [
 ];
 
 /// Steps that the cases take, each with every fault. `cargo xtask tidy` fails when a step of `model::Step` is not among them.
-const STEPS: [&str; 16] = [
+const STEPS: [&str; 22] = [
+    "adopt_image",
     "attach_nic",
     "build_image",
     "create_group",
     "create_root",
     "detach_nic",
     "discard_root",
+    "ensure_network",
+    "ensure_pool",
     "freeze",
     "halt",
     "kill",
     "release_keeper",
     "remove_group",
+    "remove_image",
+    "remove_layer",
+    "remove_network",
     "set_limits",
     "spawn",
     "start",
@@ -248,7 +255,9 @@ impl Daemon {
             Case::Thaw => Verb::Thaw,
             Case::Limits => update(|w| drop(w.config.insert("limits.processes".into(), "99".into()))),
             Case::RemoveNic => {
-                update(|w| drop(w.devices.insert("eth0".into(), [("type".to_owned(), "none".to_owned())].into())))
+                let mut written = Written::default();
+                written.devices.insert("eth0".into(), [("type".to_owned(), "none".to_owned())].into());
+                Verb::Patch(Box::new(Patch { written, ..Patch::default() }))
             }
             Case::Delete => Verb::Delete,
         };
@@ -406,6 +415,164 @@ async fn with_repetition(lab: &mut Lab, case: Case, n: usize) {
     daemon.check(&what).await;
 }
 
+/// What is done with everything that is no instance, and with all instances at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    FirstStart,
+    Import,
+    DeleteImage,
+    Purge,
+    Halt,
+}
+
+const ACTS: [Act; 5] = [Act::FirstStart, Act::Import, Act::DeleteImage, Act::Purge, Act::Halt];
+
+impl Daemon {
+    async fn done(&self, accepted: engine::Result<OperationView>) -> Result<(), String> {
+        let accepted = accepted.map_err(|error| error.to_string())?;
+        let view = self.engine.operations().wait(accepted.id).await.map_err(|error| error.to_string())?;
+        if view.status == Status::Success { Ok(()) } else { Err(view.error) }
+    }
+
+    async fn import(&self) -> Result<(), String> {
+        self.done(self.engine.import_image("upload".into(), ImageWish::default()).await).await
+    }
+
+    async fn prepare(&self, act: Act) {
+        match act {
+            Act::FirstStart | Act::Import => {}
+            Act::DeleteImage => self.import().await.expect("import"),
+            Act::Purge | Act::Halt => {
+                self.import().await.expect("import");
+                let done = self.create(new_instance(Case::Launch, true)).await.expect("launch");
+                assert_eq!(done.status, Status::Success, "{}", done.error);
+            }
+        }
+        self.engine.rest().await;
+    }
+
+    async fn do_it(&self, act: Act) -> Result<(), String> {
+        match act {
+            Act::FirstStart => Ok(()),
+            // Once its row is written, it is imported; its layer is unpacked when it is first needed.
+            Act::Import if !self.engine.images().is_empty() => Ok(()),
+            Act::Import => self.import().await,
+            Act::DeleteImage => match self.engine.images().first() {
+                Some(image) => {
+                    let fingerprint = image.facts.fingerprint.to_string();
+                    self.done(self.engine.delete_image(&fingerprint).await).await
+                }
+                // A daemon that died after the first commit goes through with it when it starts.
+                None => Ok(()),
+            },
+            Act::Purge => match self.engine.purge().await {
+                failed if failed.is_empty() => Ok(()),
+                failed => Err(failed.join("; ")),
+            },
+            Act::Halt => {
+                self.engine.halt().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Images, layers, pools and networks: each is on the host when a row says so, and only then.
+    async fn check_objects(&self, what: &str) {
+        self.engine.store().commit(store::Txn::default()).await.expect("commit");
+        let world = self.host.world();
+        assert_eq!(world.violations, [""; 0], "{what}");
+        let rows: BTreeSet<Fingerprint> = self.engine.images().iter().map(|image| image.facts.fingerprint).collect();
+        assert_eq!(world.images.keys().copied().collect::<BTreeSet<_>>(), rows, "{what}: images");
+        let used = self.engine.instances().len();
+        for (fingerprint, _) in &world.layers {
+            assert!(rows.contains(fingerprint) || used > 0, "{what}: layer {fingerprint} of nothing");
+        }
+        assert_eq!(world.pools.len(), self.engine.pools().len(), "{what}: pools");
+        let unfinished: Vec<_> = self.engine.operations().list().into_iter().filter(|o| !o.status.is_final()).collect();
+        assert!(unfinished.is_empty(), "{what}: {unfinished:?}");
+    }
+
+    /// What holds once it was done.
+    fn check_done(&self, act: Act, what: &str) {
+        let world = self.host.world();
+        match act {
+            Act::FirstStart => assert!(world.pools.len() == 1 && world.networks.len() == 1, "{what}: {world:?}"),
+            Act::Import => assert_eq!(world.images.len(), 1, "{what}"),
+            Act::DeleteImage => assert!(world.images.is_empty() && world.layers.is_empty(), "{what}: {world:?}"),
+            Act::Purge => {
+                let left = (world.roots.len(), world.boots.len(), world.images.len(), world.layers.len());
+                assert_eq!((left, world.networks.len()), ((0, 0, 0, 0), 0), "{what}");
+            }
+            Act::Halt => assert!(world.boots.is_empty(), "{what}: {world:?}"),
+        }
+    }
+}
+
+/// Starts a daemon that may die while it starts.
+async fn start_until_crash(world: &Arc<Mutex<World>>, database: &Path, fault: (usize, Fault)) {
+    let host = Arc::new(FakeHost::new(world.clone(), Some(fault)));
+    let crash = host.crash.clone();
+    let store = Store::open(database).expect("open");
+    tokio::select! {
+        biased;
+        () = crash.notified() => {}
+        _ = Engine::start(host, store, config()) => panic!("no crash"),
+    }
+}
+
+async fn object_steps(lab: &mut Lab, act: Act) -> Vec<&'static str> {
+    let daemon = start(&Arc::default(), &lab.database(), None).await;
+    daemon.prepare(act).await;
+    let before = if act == Act::FirstStart { 0 } else { daemon.host.world().log.len() };
+    daemon.do_it(act).await.expect("acts");
+    daemon.engine.rest().await;
+    daemon.check_done(act, &format!("{act:?} without a fault"));
+    daemon.host.world().log.split_off(before)
+}
+
+async fn object_crash(lab: &mut Lab, act: Act, n: usize, fault: Fault) {
+    let what = format!("{act:?}, {fault:?} step {n}");
+    let world: Arc<Mutex<World>> = Arc::default();
+    let database = lab.database();
+    if act == Act::FirstStart {
+        start_until_crash(&world, &database, (n, fault)).await;
+    } else {
+        let daemon = start(&world, &database, None).await;
+        daemon.prepare(act).await;
+        daemon.host.arm(n, fault);
+        let crash = daemon.host.crash.clone();
+        tokio::select! {
+            biased;
+            () = crash.notified() => {}
+            done = daemon.do_it(act) => panic!("{what}: no crash: {done:?}"),
+        }
+    }
+    let remains = lab.remains(&database);
+    let daemon = start(&world, &remains, None).await;
+    daemon.engine.rest().await;
+    daemon.check_objects(&what).await;
+    if act == Act::Halt {
+        // Whatever was stopped by then, the next daemon starts it again.
+        assert_eq!(daemon.status(), Some(InstanceStatus::Running), "{what}");
+    }
+    daemon.do_it(act).await.unwrap_or_else(|error| panic!("{what}: again: {error}"));
+    daemon.engine.rest().await;
+    daemon.check_done(act, &what);
+}
+
+async fn object_repetition(lab: &mut Lab, act: Act, n: usize) {
+    let what = format!("{act:?}, step {n} twice");
+    let first = (act == Act::FirstStart).then_some((n, Fault::Twice));
+    let daemon = start(&Arc::default(), &lab.database(), first).await;
+    daemon.prepare(act).await;
+    if first.is_none() {
+        daemon.host.arm(n, Fault::Twice);
+    }
+    daemon.do_it(act).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    daemon.engine.rest().await;
+    daemon.check_done(act, &what);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_verb_survives_every_fault_at_every_step() {
     let mut lab = Lab { scratch: Scratch::new("crash"), count: 0 };
@@ -425,6 +592,19 @@ async fn every_verb_survives_every_fault_at_every_step() {
             points += 4;
         }
     }
+    for act in ACTS {
+        let taken = object_steps(&mut lab, act).await;
+        assert!(!taken.is_empty(), "{act:?} takes no step");
+        steps += taken.len();
+        for n in 0..taken.len() {
+            object_crash(&mut lab, act, n, Fault::CrashBefore).await;
+            object_crash(&mut lab, act, n, Fault::CrashAfter).await;
+            object_repetition(&mut lab, act, n).await;
+            points += 3;
+        }
+        hit.extend(taken);
+    }
     assert_eq!(hit, BTreeSet::from(STEPS), "steps that cases take, and the table of them");
-    eprintln!("fake host: {} verbs, {steps} steps, fault points {points}, violations 0", CASES.len());
+    let verbs = CASES.len() + ACTS.len();
+    eprintln!("fake host: {verbs} verbs, {steps} steps, fault points {points}, violations 0");
 }

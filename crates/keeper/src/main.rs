@@ -110,12 +110,11 @@ fn detach(proof: SingleThread, path: &str) -> ExitCode {
 /// Waits for a spec, then keeps. Ends quietly when it is not needed any more.
 fn wait_and_keep(proof: SingleThread, socket: OwnedFd) -> Result<()> {
     let (spec, control) = {
-        let mut buffer = vec![0u8; MAX_MESSAGE];
-        let (length, fds) = kernel::scm::receive(std::os::fd::AsFd::as_fd(&socket), &mut buffer, true)?;
-        if length == 0 {
+        let (bytes, fds) = kernel::scm::receive_whole(std::os::fd::AsFd::as_fd(&socket), MAX_MESSAGE, true)?;
+        if bytes.is_empty() {
             return Ok(());
         }
-        let spec = KeepSpec::take(&buffer[..length]).ok_or(Errno::PROTO)?;
+        let spec = KeepSpec::take(&bytes).ok_or(Errno::PROTO)?;
         (spec, fds.into_iter().next().ok_or(Errno::BADF)?)
     };
     drop(socket);

@@ -151,9 +151,8 @@ impl Spawn {
     }
 
     fn converse(&mut self) {
-        let mut buffer = Vec::new();
         let Some(peer) = &self.peer else { return };
-        let received = match receive::<SpawnRequest>(peer, &mut buffer, false) {
+        let received = match receive::<SpawnRequest>(peer, false) {
             Ok(received) => received,
             Err(Errno::AGAIN) => return,
             Err(_) => {

@@ -347,7 +347,7 @@ fn a_guest_outlives_its_keeper_and_is_adopted() {
     });
     assert_eq!(status.end, end::UNKNOWN);
     let cause = loop {
-        let received = receive::<SpawnEvent>(&spawn, &mut Vec::new(), true).expect("event");
+        let received = receive::<SpawnEvent>(&spawn, true).expect("event");
         if let Some(SpawnEvent::ChildEnded(child)) = received.message
             && child.pid == pid
         {

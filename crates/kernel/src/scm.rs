@@ -37,6 +37,22 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], wait: 
     }
 }
 
+/// Receives one datagram of at most `limit` bytes, in no more memory than it takes: its bytes and descriptors; no bytes mean
+/// that the peer is gone. Errors are those of [`receive`].
+pub fn receive_whole(socket: BorrowedFd<'_>, limit: usize, wait: bool) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let flags = if wait { flags } else { flags | RecvFlags::DONTWAIT };
+    let length = loop {
+        match rustix::net::recv(socket, &mut [0u8; 0], flags) {
+            Err(Errno::INTR) => {}
+            other => break other?.1,
+        }
+    };
+    let mut bytes = vec![0u8; length.min(limit)];
+    let (_, fds) = receive(socket, &mut bytes, wait)?;
+    Ok((bytes, fds))
+}
+
 /// Receives one datagram into `buffer`: its length and descriptors; length 0 means that the peer is gone.
 ///
 /// `MSGSIZE` when the datagram or its descriptors did not fit. `AGAIN` when there is none and `wait` is false.

@@ -32,13 +32,24 @@ pub fn ensure_forwarding(ipv4: bool, ipv6: bool) -> Result<Vec<Changed>> {
         for link in names("net/ipv6/conf")? {
             let key = format!("net/ipv6/conf/{link}/accept_ra");
             // A link may vanish between the listing and the look.
-            if link != "all" && link != "default" && get(&key).is_ok_and(|value| value == "1") {
+            if is_uplink(&link) && get(&key).is_ok_and(|value| value == "1") {
                 changed.extend(ensure(&key, "2")?);
             }
         }
         changed.extend(ensure("net/ipv6/conf/all/forwarding", "1")?);
     }
     Ok(changed)
+}
+
+/// Whether the host may learn routes over a link: not over the loopback, what has no addresses of neighbours, and ports of
+/// bridges, as those of guests are.
+fn is_uplink(link: &str) -> bool {
+    const LOOPBACK: u32 = 0x8;
+    const NOARP: u32 = 0x80;
+    let directory = PathBuf::from("/sys/class/net").join(link);
+    let flags = std::fs::read_to_string(directory.join("flags")).unwrap_or_default();
+    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+    flags.is_ok_and(|flags| flags & (LOOPBACK | NOARP) == 0) && !directory.join("brport").exists()
 }
 
 /// Takes changes back, the last first. A setting that somebody else has changed since, or that is gone, is left alone.

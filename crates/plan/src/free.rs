@@ -82,10 +82,7 @@ pub fn routes(text: &str) -> Vec<Cidr> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let word = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok().map(u32::from_be);
         let (destination, mask) = (word(1)?, word(7)?);
-        (mask != 0).then(|| Cidr {
-            address: Ipv4Addr::from(destination).into(),
-            prefix: mask.leading_ones() as u8,
-        })
+        (mask != 0).then(|| Cidr { address: Ipv4Addr::from(destination).into(), prefix: mask.leading_ones() as u8 })
     };
     text.lines().skip(1).filter_map(route).collect()
 }

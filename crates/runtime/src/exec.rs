@@ -150,12 +150,12 @@ fn stage(proof: SingleThread, v1_groups: &[PathBuf], socket: &OwnedFd) -> Result
     for group in v1_groups {
         join(group)?;
     }
-    let mut buffer = vec![0u8; MAX_MESSAGE];
-    let (length, fds) = kernel::scm::receive(socket.as_fd(), &mut buffer, true).map_err(failed("recvmsg", "order"))?;
-    if length == 0 {
+    let order = kernel::scm::receive_whole(socket.as_fd(), MAX_MESSAGE, true);
+    let (bytes, fds) = order.map_err(failed("recvmsg", "order"))?;
+    if bytes.is_empty() {
         kernel::process::exit(0); // never needed
     }
-    let spec = ExecSpec::take(&buffer[..length]).ok_or_else(|| failed("decode", "order")(Errno::PROTO))?;
+    let spec = ExecSpec::take(&bytes).ok_or_else(|| failed("decode", "order")(Errno::PROTO))?;
     let mut fds = fds.into_iter();
     let init = fds.next().ok_or_else(|| failed("recvmsg", "pidfd")(Errno::BADF))?;
     let stdio: Vec<OwnedFd> = fds.collect();

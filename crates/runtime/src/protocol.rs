@@ -600,10 +600,9 @@ pub fn to_bytes<M: Message>(sequence: u32, message: &M) -> Vec<u8> {
 }
 
 /// Receives a message. `CONNRESET` when the peer is gone, `PROTO` when it speaks something else.
-pub fn receive<M: Message>(socket: impl AsFd, buffer: &mut Vec<u8>, wait: bool) -> kernel::Result<Received<M>> {
-    buffer.resize(MAX_MESSAGE, 0);
-    let (length, fds) = kernel::scm::receive(socket.as_fd(), buffer, wait)?;
-    match &buffer[..length] {
+pub fn receive<M: Message>(socket: impl AsFd, wait: bool) -> kernel::Result<Received<M>> {
+    let (bytes, fds) = kernel::scm::receive_whole(socket.as_fd(), MAX_MESSAGE, wait)?;
+    match &*bytes {
         [] => Err(Errno::CONNRESET),
         [version, kind, a, b, c, d, record @ ..] if *version <= VERSION => {
             Ok(Received { sequence: u32::from_le_bytes([*a, *b, *c, *d]), message: M::decode(*kind, record), fds })

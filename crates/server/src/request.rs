@@ -1,6 +1,7 @@
 //! What comes with a request: who asks, in which project, what for.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
@@ -9,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use model::ProjectName;
 use serde::de::DeserializeOwned;
 
+use crate::App;
 use crate::error::ApiError;
 
 /// Who is at the other end of the socket, as the kernel says.
@@ -86,14 +88,19 @@ impl Caller {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Caller {
+impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let peer = parts.extensions.get::<Peer>().copied().ok_or_else(|| ApiError::bad("who asks is not known"))?;
         let query = parts.uri.query().unwrap_or_default();
         let values = parse_query(query).ok_or_else(|| ApiError::bad("the query can't be read"))?;
-        Ok(Caller { peer, query: Query { values }, headers: parts.headers.clone() })
+        let caller = Caller { peer, query: Query { values }, headers: parts.headers.clone() };
+        let project = caller.project()?;
+        if !app.engine.has_project(&project) {
+            return Err(ApiError::not_found(format!("Project {:?} not found", project.as_str())));
+        }
+        Ok(caller)
     }
 }
 
@@ -140,7 +147,11 @@ pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, cause) = (error.path().to_string(), error.inner());
-        ApiError::bad(if matches!(&*path, "." | "?") { format!("the body is no JSON of this kind: {cause}") } else { format!("{path}: {cause}") })
+        ApiError::bad(if matches!(&*path, "." | "?") {
+            format!("the body is no JSON of this kind: {cause}")
+        } else {
+            format!("{path}: {cause}")
+        })
     })?;
     json.end().map_err(|error| ApiError::bad(format!("the body is no JSON of this kind: {error}")))?;
     Ok(value)

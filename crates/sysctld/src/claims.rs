@@ -18,6 +18,8 @@ use store::{Op, Store, Txn};
 
 const DIRECTORY: &str = "/run/lock/sysctl";
 
+const LOCK: &str = "lock";
+
 /// Kind and key of the document.
 const DOCUMENT: (&str, &str) = ("daemon", "claim");
 
@@ -100,10 +102,17 @@ pub(crate) async fn take(state_dir: &Path, mark: &str, store: &Store, wanted: Op
 
 /// Gives everything back.
 pub(crate) fn give_back(mark: &str) -> io::Result<()> {
+    let _lock = lock()?;
     match fs::remove_file(Path::new(DIRECTORY).join(mark)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    // The last one takes the directory along; whoever waits for the lock meanwhile sees that it is not this file's any more.
+    if fs::read_dir(DIRECTORY)?.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)) {
+        fs::remove_file(Path::new(DIRECTORY).join(LOCK))?;
+        fs::remove_dir(DIRECTORY)?;
+    }
+    Ok(())
 }
 
 fn choose(state_dir: &Path, mark: &str, others: &[Claim], wanted: Option<IdMap>) -> Result<Claim, String> {
@@ -139,6 +148,16 @@ fn choose(state_dir: &Path, mark: &str, others: &[Claim], wanted: Option<IdMap>)
 
 /// One daemon at a time looks and takes.
 fn lock() -> io::Result<File> {
+    loop {
+        let file = take_lock()?;
+        // Not one that was removed while we waited for it.
+        if file.metadata()?.nlink() > 0 {
+            return Ok(file);
+        }
+    }
+}
+
+fn take_lock() -> io::Result<File> {
     match fs::DirBuilder::new().mode(0o700).create(DIRECTORY) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -148,7 +167,7 @@ fn lock() -> io::Result<File> {
     if !found.is_dir() || found.uid() != 0 || found.mode() & 0o022 != 0 {
         return Err(io::Error::other("it is not root's own directory; remove it"));
     }
-    let file = File::options().write(true).create(true).truncate(false).open(Path::new(DIRECTORY).join("lock"))?;
+    let file = File::options().write(true).create(true).truncate(false).open(Path::new(DIRECTORY).join(LOCK))?;
     rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
 }
@@ -158,7 +177,7 @@ fn others(mark: &str) -> io::Result<Vec<Claim>> {
     let mut claims = Vec::new();
     for entry in fs::read_dir(DIRECTORY)? {
         let entry = entry?;
-        if entry.file_name() == mark || entry.file_name() == "lock" {
+        if entry.file_name() == mark || entry.file_name() == LOCK {
             continue;
         }
         let Ok(claim) = serde_json::from_str::<Claim>(&fs::read_to_string(entry.path())?) else { continue };

@@ -83,6 +83,9 @@ mod tests {
     #[test]
     fn groups_are_found_by_name() {
         let text = "root:x:0:\nsysctl:x:998:me,you\nbroken\n";
-        assert_eq!((group_id(text, "sysctl"), group_id(text, "sys"), group_id(text, "broken")), (Some(998), None, None));
+        assert_eq!(
+            (group_id(text, "sysctl"), group_id(text, "sys"), group_id(text, "broken")),
+            (Some(998), None, None)
+        );
     }
 }

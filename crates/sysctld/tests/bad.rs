@@ -39,17 +39,77 @@ const REFUSED: &[Case] = &[
     case("POST", "/1.0/instances", r#"{"name":"-x","source":{"type":"none"}}"#, 400, &["-x"]),
     case("POST", "/1.0/instances", r#"{"name":"a/b","source":{"type":"none"}}"#, 400, &["a/b"]),
     case("POST", "/1.0/instances", r#"{"name":"ünïcode","source":{"type":"none"}}"#, 400, &[]),
-    case("POST", "/1.0/instances", r#"{"name":"web1","source":{"type":"image","alias":"bb"}}"#, 409, &["web1", "exists"]),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"web1","source":{"type":"image","alias":"bb"}}"#,
+        409,
+        &["web1", "exists"],
+    ),
     case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"no-such"}}"#, 404, &["no-such"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"type":"virtual-machine"}"#, 400, &["virtual"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"limits.memroy":"1GiB"}}"#, 400, &["limits.memroy", "limits.memory"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"limits.memory":"lots"}}"#, 400, &["limits.memory", "lots", "512MiB"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"raw.lxc":"x"}}"#, 400, &["raw.lxc", "of its own"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"security.privileged":"true"}}"#, 400, &["security.privileged"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"profiles":["none"]}"#, 404, &["none"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"devices":{"root":{"type":"disk","path":"/","pool":"lake"}}}"#, 404, &["lake"]),
-    case("POST", "/1.0/instances", r#"{"name":"new","source":{"type":"image","alias":"bb"},"devices":{"eth0":{"type":"nic","network":"web"}}}"#, 404, &["web"]),
-    case("POST", "/1.0/instances?project=none", r#"{"name":"new","source":{"type":"image","alias":"bb"}}"#, 404, &["none"]),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"type":"virtual-machine"}"#,
+        400,
+        &["virtual"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"limits.memroy":"1GiB"}}"#,
+        400,
+        &["limits.memroy", "limits.memory"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"limits.memory":"lots"}}"#,
+        400,
+        &["limits.memory", "lots", "512MiB"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"raw.lxc":"x"}}"#,
+        400,
+        &["raw.lxc", "of its own"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"config":{"security.privileged":"true"}}"#,
+        400,
+        &["security.privileged"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"profiles":["none"]}"#,
+        404,
+        &["none"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"devices":{"root":{"type":"disk","path":"/","pool":"lake"}}}"#,
+        404,
+        &["lake"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"},"devices":{"eth0":{"type":"nic","network":"web"}}}"#,
+        404,
+        &["web"],
+    ),
+    case(
+        "POST",
+        "/1.0/instances?project=none",
+        r#"{"name":"new","source":{"type":"image","alias":"bb"}}"#,
+        404,
+        &["none"],
+    ),
     case("PUT", "/1.0/instances/web1/state", r#"{"action":"start"}"#, 400, &["already running"]),
     case("PUT", "/1.0/instances/off/state", r#"{"action":"stop"}"#, 400, &["already stopped"]),
     case("PUT", "/1.0/instances/off/state", r#"{"action":"freeze"}"#, 400, &["running"]),
@@ -161,7 +221,10 @@ async fn each_way_of_overlay_gives_a_writable_root_that_lasts() {
         daemon.launch("web1", &[]).await;
         daemon.print("web1", &["sh", "-c", "echo mine > /root/x && rm /etc/profile && mkdir -p /new/dir"]).await;
         daemon.change("web1", "restart", true).await;
-        assert_eq!(daemon.print("web1", &["sh", "-c", "cat /root/x; ls -d /new/dir; test -e /etc/profile || echo gone"]).await, "mine\n/new/dir\ngone");
+        assert_eq!(
+            daemon.print("web1", &["sh", "-c", "cat /root/x; ls -d /new/dir; test -e /etc/profile || echo gone"]).await,
+            "mine\n/new/dir\ngone"
+        );
         daemon.launch("web2", &[]).await;
         assert_eq!(daemon.exec("web2", &["cat", "/root/x"]).await.code, 1);
         daemon.finish().await;
@@ -181,14 +244,10 @@ fn with_recipe(what: &str, change: impl Fn(&str) -> String) -> (testkit::Scratch
 
 #[tokio::test]
 async fn a_mirror_that_does_not_answer_or_signs_wrongly_is_told() {
-    let silent = |text: &str| text.replace("http://deb.debian.org", "http://127.0.0.1:9");
-    let forged = |text: &str| {
-        let right = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        text.replace(right, "/usr/share/keyrings/debian-archive-removed-keys.gpg")
-    };
-    let changes: [(&str, &dyn Fn(&str) -> String, &str); 2] = [("silent", &silent, "127.0.0.1"), ("forged", &forged, "NO_PUBKEY")];
-    for (what, change, words) in changes {
-        let (_recipes, daemon) = with_recipe(what, change);
+    const MIRROR: (&str, &str) = ("http://deb.debian.org", "http://127.0.0.1:9");
+    const KEYRING: (&str, &str) = ("debian-archive-keyring.gpg", "debian-archive-removed-keys.gpg");
+    for (what, (right, wrong), words) in [("silent", MIRROR, "127.0.0.1"), ("forged", KEYRING, "NO_PUBKEY")] {
+        let (_recipes, daemon) = with_recipe(what, |text| text.replace(right, wrong));
         let operation = daemon.client.build_image("busybox", &[]).await.expect("accepted");
         let error = daemon.client.finish(&operation).await.expect_err(what).to_string();
         assert!(error.contains(words), "{what}: {error}");
@@ -215,10 +274,20 @@ async fn a_full_disk_ends_an_unpack_in_words_and_leaves_room_for_the_rest() {
     std::fs::write(work.join("metadata.yaml"), "architecture: x86_64\ncreation_date: 1700000000\n").expect("write");
     std::fs::write(work.join("rootfs/sbin/init"), vec![0u8; 64 << 20]).expect("write");
     let archive = work.join("image.tar.gz");
-    let tar = std::process::Command::new("tar").arg("-C").arg(work.path()).arg("-czf").arg(&archive).args(["metadata.yaml", "rootfs"]).status();
+    let tar = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(work.path())
+        .arg("-czf")
+        .arg(&archive)
+        .args(["metadata.yaml", "rootfs"])
+        .status();
     assert!(tar.expect("tar").success());
     let reader = Box::new(tokio::fs::File::open(&archive).await.expect("open"));
-    let operation = daemon.client.import_image(sysctl_client::ImageUpload::Unified(reader), &Default::default()).await.expect("accepted");
+    let operation = daemon
+        .client
+        .import_image(sysctl_client::ImageUpload::Unified(reader), &Default::default())
+        .await
+        .expect("accepted");
     let error = daemon.client.finish(&operation).await.expect_err("full").to_string();
     assert!(error.contains("No space left") && error.contains("free some space"), "{error}");
     assert_eq!(daemon.print("web1", &["echo", "alive"]).await, "alive");

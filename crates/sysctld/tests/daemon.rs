@@ -49,7 +49,9 @@ async fn a_guest_that_ended_while_nobody_watched_is_seen_as_it_ended() {
     support::signal(halts, rustix::process::Signal::from_named_raw(30).expect("SIGPWR"));
     support::signal(old, rustix::process::Signal::INT);
     for pid in [halts, old] {
-        testkit::eventually("the guest's end", || (!std::path::Path::new(&format!("/proc/{pid}/ns/pid")).exists()).then_some(()));
+        testkit::eventually("the guest's end", || {
+            (!std::path::Path::new(&format!("/proc/{pid}/ns/pid")).exists()).then_some(())
+        });
     }
     daemon.start();
     daemon.until_status("halts", "Stopped").await;
@@ -107,7 +109,9 @@ async fn two_daemons_share_a_host_and_two_on_one_directory_do_not() {
         daemon.import_busybox().await;
         daemon.launch("web1", &[]).await;
     }
-    let base = async |daemon: &Daemon| daemon.client.get_instance("web1").await.expect("web1").value.config["volatile.idmap.base"].clone();
+    let base = async |daemon: &Daemon| {
+        daemon.client.get_instance("web1").await.expect("web1").value.config["volatile.idmap.base"].clone()
+    };
     assert_ne!(base(&one).await, base(&two).await);
     let third = one.command().stderr(Stdio::piped()).output().expect("sysctld");
     let said = String::from_utf8_lossy(&third.stderr).into_owned();

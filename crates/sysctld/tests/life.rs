@@ -45,7 +45,8 @@ async fn exec_is_as_a_shell_would_have_it() {
     let daemon = Daemon::new("exec");
     daemon.import_busybox().await;
     daemon.launch("web1", &[]).await;
-    for (script, code) in [("exit 0", 0), ("exit 37", 37), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143)] {
+    for (script, code) in [("exit 0", 0), ("exit 37", 37), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143)]
+    {
         assert_eq!(daemon.exec("web1", &["sh", "-c", script]).await.code, code, "{script}");
     }
     let missing = daemon.exec("web1", &["no-such-program"]).await;
@@ -83,7 +84,12 @@ async fn a_terminal_is_resized_and_takes_keys() {
     let daemon = Daemon::new("terminal");
     daemon.import_busybox().await;
     daemon.launch("web1", &[]).await;
-    let shell = ExecPost { interactive: true, width: 91, height: 27, ..order(&["sh", "-c", "stty size; read x; stty size; exit 5"]) };
+    let shell = ExecPost {
+        interactive: true,
+        width: 91,
+        height: 27,
+        ..order(&["sh", "-c", "stty size; read x; stty size; exit 5"])
+    };
     let mut exec = daemon.client.exec_instance("web1", &shell).await.expect("exec");
     let mut shown = String::new();
     while !shown.contains("27 91") {

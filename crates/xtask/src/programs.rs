@@ -16,15 +16,29 @@ pub(crate) const CLIENT: &str = "sysctl-cli";
 /// All of them.
 pub(crate) const ALL: [&str; 3] = [DAEMON, KEEPER, CLIENT];
 
-/// Builds all three for use, with cargo's own progress on the terminal.
-pub(crate) fn build(workspace: &Workspace) -> Result<()> {
-    let mut programs = cargo();
-    programs.current_dir(&workspace.root);
-    run::shown(programs.args(["build", "--quiet", "--release", "-p", DAEMON, "-p", CLIENT]))?;
-    let mut keeper = cargo();
-    keeper.current_dir(&workspace.root);
+/// What people see of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Cargo's own progress: the first build takes minutes.
+    All,
+    /// Complaints alone, where somebody else tells what goes on.
+    Complaints,
+}
+
+/// Builds all three for use.
+pub(crate) fn build(workspace: &Workspace, seen: Seen) -> Result<()> {
+    let build = |verb: &str| {
+        let mut command = cargo();
+        command.current_dir(&workspace.root).args([verb, "--release"]);
+        if seen == Seen::Complaints {
+            command.arg("--quiet");
+        }
+        command
+    };
+    run::shown(build("build").args(["-p", DAEMON, "-p", CLIENT]))?;
+    let mut keeper = build("rustc");
     // Static and at a fixed address: it is exec'd for each guest, and nothing of the host's is there to be found by it.
-    keeper.args(["rustc", "--quiet", "--release", "-p", "keeper", "--bin", KEEPER, "--"]);
+    keeper.args(["-p", "keeper", "--bin", KEEPER, "--"]);
     run::shown(keeper.args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"]))?;
     let keeper = workspace.release().join(KEEPER);
     let bytes = std::fs::read(&keeper).map_err(|e| format!("read {}: {e}", keeper.display()))?;

@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     crate::only(arguments, &[])?;
     let workspace = workspace::load()?;
     say!("building {}", programs::ALL.join(", "));
-    programs::build(&workspace)?;
+    programs::build(&workspace, programs::Seen::All)?;
     let version = version(&workspace)?;
     let name = format!("sysctl-{version}-{}", std::env::consts::ARCH);
     let directory = workspace.target.join("release-artifacts");

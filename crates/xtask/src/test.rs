@@ -234,7 +234,7 @@ impl Session {
     fn product(&mut self) -> Result<()> {
         if self.built.is_none() {
             self.progress.now("building the product");
-            self.built = Some(programs::build(&self.workspace));
+            self.built = Some(programs::build(&self.workspace, programs::Seen::Complaints));
         }
         self.built.clone().unwrap_or(Ok(()))
     }

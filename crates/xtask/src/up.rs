@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut changed = apt::ensure(&apt::RUN)?;
     let workspace = workspace::load()?;
     say!("building {}", programs::ALL.join(", "));
-    programs::build(&workspace)?;
+    programs::build(&workspace, programs::Seen::All)?;
     let places = Places::of_environment();
     let done = if systemd::is_here() && places.are_usual() {
         systemd::up(&workspace)?

@@ -76,8 +76,8 @@ impl Peer {
     }
 
     /// One request, when there is one.
-    pub(crate) fn receive(&mut self, buffer: &mut Vec<u8>) -> Option<Received<KeepRequest>> {
-        match receive(&self.socket, buffer, false) {
+    pub(crate) fn receive(&mut self) -> Option<Received<KeepRequest>> {
+        match receive(&self.socket, false) {
             Ok(received) => Some(received),
             Err(Errno::AGAIN) => None,
             Err(_) => {

@@ -21,12 +21,10 @@ const BATCH: usize = 16;
 impl Keep {
     /// Reads requests of the daemon and sends it what waits.
     pub(super) fn converse(&mut self) {
-        // Freed again at once: the buffer is far larger than all the rest of us.
-        let mut buffer = Vec::new();
         for _ in 0..BATCH {
             let Some(peer) = &mut self.peer else { return };
             peer.flush();
-            let Some(received) = peer.receive(&mut buffer) else { break };
+            let Some(received) = peer.receive() else { break };
             let sequence = received.sequence;
             let answer = match received.message {
                 Some(request) => self.obey(sequence, request, received.fds),
@@ -35,6 +33,8 @@ impl Keep {
             match answer {
                 Ok(Some(event)) => self.tell(sequence, event, &[]),
                 Ok(None) => {}
+                // Whoever only told something does not wait for an answer.
+                Err(_) if sequence == 0 => {}
                 Err(failure) => self.tell(sequence, KeepEvent::Failed(failure), &[]),
             }
         }
@@ -178,7 +178,8 @@ impl Keep {
     fn attach(&mut self, sequence: u32, number: u32) -> Result<(), Failure> {
         if number == 0 {
             let ring = &self.guest.console_ring;
-            let event = KeepEvent::SessionStarted(SessionState { stdout: ring.state.clone(), ..SessionState::default() });
+            let event =
+                KeepEvent::SessionStarted(SessionState { stdout: ring.state.clone(), ..SessionState::default() });
             if let Some(peer) = &mut self.peer {
                 peer.send(sequence, &event, &[ring.memory()]);
             }

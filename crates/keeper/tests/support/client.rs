@@ -45,7 +45,7 @@ impl Host {
         let argv = ["files".to_owned()].into_iter().chain(arguments.iter().cloned()).collect();
         send(spawn.as_fd(), 1, &SpawnRequest::Help(HelpSpec { argv }), &[theirs.as_fd()]).expect("send");
         let pid = loop {
-            let received = receive::<SpawnEvent>(&spawn, &mut Vec::new(), true).expect("answer");
+            let received = receive::<SpawnEvent>(&spawn, true).expect("answer");
             match received.message.expect("known") {
                 SpawnEvent::Started(child) => break child.pid,
                 SpawnEvent::Failed(failure) => panic!("{failure}"),

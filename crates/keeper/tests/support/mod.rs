@@ -86,7 +86,7 @@ impl Host {
         let spec = KeepSpec { directory: directory.display().to_string(), boot: boot.to_string(), ..spec };
         send(spawn.as_fd(), 1, &SpawnRequest::Keep(spec), &[theirs.as_fd()]).expect("send");
         loop {
-            let received = receive::<SpawnEvent>(&spawn, &mut Vec::new(), true).expect("answer");
+            let received = receive::<SpawnEvent>(&spawn, true).expect("answer");
             match received.message.expect("known") {
                 SpawnEvent::Started(_) => break,
                 SpawnEvent::Failed(failure) => panic!("{failure}"),
@@ -228,7 +228,7 @@ impl Keeper {
     }
 
     pub fn next(&mut self) {
-        let received = receive::<KeepEvent>(&self.socket, &mut Vec::new(), true).expect("event");
+        let received = receive::<KeepEvent>(&self.socket, true).expect("event");
         self.seen.push_back((received.sequence, received.message.expect("known"), received.fds));
     }
 

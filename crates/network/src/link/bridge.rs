@@ -71,11 +71,9 @@ pub fn ensure_bridge(socket: &mut Socket, spec: &BridgeSpec) -> Result<u32> {
 /// between the two.
 fn make(socket: &mut Socket, spec: &BridgeSpec, found: Option<&Link>) -> Result<u32> {
     let mut batch = Batch::about(spec.name.as_str());
-    let (act, flags, index) = match found {
-        Some(link) => ("set up bridge", 0, link.index),
-        None => ("create bridge", CREATE | EXCLUSIVE, 0),
-    };
-    let mut writer = batch.request(act, NEW_LINK, flags, &super::header(index, 0));
+    // By its name alone: before Linux 6.2, index and name together are a renaming, refused while the link is up.
+    let (act, flags) = if found.is_some() { ("set up bridge", 0) } else { ("create bridge", CREATE | EXCLUSIVE) };
+    let mut writer = batch.request(act, NEW_LINK, flags, &super::header(0, 0));
     writer.text(IFNAME, spec.name.as_str()).bytes(super::ADDRESS, &spec.mac.0).u32(MTU, spec.mtu);
     super::info(&mut writer, "bridge", |data| {
         data.u32(STP_STATE, 0).u8(MULTICAST_SNOOPING, 0);

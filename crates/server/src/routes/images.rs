@@ -226,10 +226,9 @@ pub(crate) async fn export(State(app): State<Arc<App>>, Path(word): Path<String>
     let builder = Response::builder().header("x-incus-type", "incus").header("x-lxd-type", "lxd");
     let failed = |error: axum::http::Error| ApiError::bad(error.to_string());
     if let [file] = files.as_slice() {
-        let file = tokio::fs::File::open(file).await?;
+        let (file, extension) = open(file).await?;
         let length = file.metadata().await?.len();
-        let name = if facts.filename.is_empty() { format!("{fingerprint}.tar.zst") } else { facts.filename.clone() };
-        let name = name.replace(['"', '\\', '\r', '\n'], "_");
+        let name = format!("{fingerprint}{extension}");
         return builder
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, length)
@@ -240,11 +239,11 @@ pub(crate) async fn export(State(app): State<Arc<App>>, Path(word): Path<String>
     // Two files as a form, as they were sent.
     let boundary = Uuid::new_v4().simple().to_string();
     let mut streams: Vec<std::pin::Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>> = Vec::new();
-    for (name, file) in ["metadata", "rootfs"].into_iter().zip(&files) {
+    for ((name, prefix), file) in [("metadata", "meta-"), ("rootfs", "")].into_iter().zip(&files) {
+        let (file, extension) = open(file).await?;
         let head = format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{fingerprint}.{name}\"\r\nContent-Type: application/octet-stream\r\n\r\n"
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{prefix}{fingerprint}{extension}\"\r\nContent-Type: application/octet-stream\r\n\r\n"
         );
-        let file = tokio::fs::File::open(file).await?;
         streams.push(text(head));
         streams.push(Box::pin(tokio_util::io::ReaderStream::new(file)));
         streams.push(text("\r\n".into()));
@@ -254,6 +253,26 @@ pub(crate) async fn export(State(app): State<Arc<App>>, Path(word): Path<String>
         .header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"))
         .body(Body::from_stream(futures_util::stream::iter(streams).flatten()))
         .map_err(failed)
+}
+
+/// Opens a file of an image, with the ending that its first bytes deserve: clients save it under that name.
+async fn open(path: &std::path::Path) -> Result<(tokio::fs::File, &'static str), ApiError> {
+    use tokio::io::{AsyncReadExt, AsyncSeekExt};
+    const FORMATS: [(&[u8], &str); 7] = [
+        (&[0x28, 0xb5, 0x2f, 0xfd], ".tar.zst"),
+        (&[0x1f, 0x8b], ".tar.gz"),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], ".tar.xz"),
+        (b"BZh", ".tar.bz2"),
+        (&[0x5d, 0, 0], ".tar.lzma"),
+        (b"hsqs", ".squashfs"),
+        (b"", ".tar"),
+    ];
+    let mut file = tokio::fs::File::open(path).await?;
+    let mut first = Vec::new();
+    (&mut file).take(8).read_to_end(&mut first).await?;
+    file.rewind().await?;
+    let format = FORMATS.iter().find(|(magic, _)| first.starts_with(magic));
+    Ok((file, format.map_or("", |(_, extension)| extension)))
 }
 
 fn text(text: String) -> std::pin::Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use config::Written;
-use engine::{InstanceView, NewInstance, Update, Verb};
+use engine::{InstanceView, NewInstance, Patch, Update, Verb};
 use model::{InstanceName, ProfileName, ProjectName, Step};
 use serde_json::Value;
 use sysctl_api::{Instance, InstancePut, InstanceState, InstancesPost, PlanStep};
@@ -134,7 +134,7 @@ pub(crate) fn plan_steps(steps: &[Step]) -> Vec<PlanStep> {
         .iter()
         .map(|step| PlanStep {
             step: step.name().to_owned(),
-            text: plan::sentence(step),
+            text: engine::sentence(step),
             detail: serde_json::to_value(step).unwrap_or_default(),
         })
         .collect()
@@ -174,20 +174,16 @@ pub(crate) async fn patch(
 ) -> Answer {
     let patch: InstancePut = request::body(&body)?;
     refuse_restore(&patch)?;
-    let view = app.engine.instance(&caller.project()?, &name)?;
-    let wish = &view.record.wish;
-    let mut written = wish.written.clone();
-    written.config.extend(own_keys(patch.config.unwrap_or_default()));
-    // An empty value takes a key back.
-    written.config.retain(|_, value| !value.is_empty());
-    written.devices.extend(patch.devices.unwrap_or_default());
-    let update = Update {
-        written,
-        profiles: patch.profiles.map(profiles).transpose()?.unwrap_or_else(|| wish.profiles.clone()),
-        description: patch.description.unwrap_or_else(|| wish.description.clone()),
-        ephemeral: patch.ephemeral.unwrap_or(wish.ephemeral),
+    let patch = Patch {
+        written: Written {
+            config: own_keys(patch.config.unwrap_or_default()),
+            devices: patch.devices.unwrap_or_default(),
+        },
+        profiles: patch.profiles.map(profiles).transpose()?,
+        description: patch.description,
+        ephemeral: patch.ephemeral,
     };
-    ask(&app, &caller, &name, Verb::Update(Box::new(update))).await
+    ask(&app, &caller, &name, Verb::Patch(Box::new(patch))).await
 }
 
 pub(crate) async fn delete(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller) -> Answer {

@@ -76,7 +76,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>) -
 }
 
 fn link(app: &App, name: &str) -> Result<LinkUsage, ApiError> {
-    app.access.links()?.into_iter().find(|link| link.name == name).ok_or_else(|| not_found(&name))
+    app.access.links()?.into_iter().find(|link| link.name == name).ok_or_else(|| not_found(name))
 }
 
 pub(crate) async fn state(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {

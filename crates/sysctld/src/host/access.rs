@@ -67,7 +67,8 @@ impl RealHost {
             Some(ports) => objects.extend(ports.into_iter().map(Object::Guarded)),
             None => inventory.notes.push((
                 "this kernel has no nf_tables".into(),
-                "guests are not guarded against one another and there is no NAT; use a kernel with CONFIG_NF_TABLES".into(),
+                "guests are not guarded against one another and there is no NAT; use a kernel with CONFIG_NF_TABLES"
+                    .into(),
             )),
         }
         let objects = &mut inventory.objects;
@@ -87,7 +88,9 @@ impl RealHost {
             if !self.is_emptying(pool) {
                 left.extend(trash.into_iter().filter(|name| pool.directory().join(name).exists()));
             }
-            objects.extend(left.into_iter().map(|n| Object::Stray { kind: "file in the pool", name: format!("{name}/{n}") }));
+            objects.extend(
+                left.into_iter().map(|n| Object::Stray { kind: "file in the pool", name: format!("{name}/{n}") }),
+            );
         }
         objects.extend(self.images.list().into_iter().map(|image| Object::Image(image.fingerprint)));
         objects.extend(self.images.leftovers().into_iter().map(|name| Object::Stray { kind: "image file", name }));
@@ -106,7 +109,10 @@ impl RealHost {
         ] {
             if let Some(value) = number(&format!("/proc/sys/{key}")).filter(|value| *value < least) {
                 let name = key.replace('/', ".");
-                notes.push((format!("{name} is {value}"), format!("for many guests raise it: sysctl -w {name}={least}")));
+                notes.push((
+                    format!("{name} is {value}"),
+                    format!("for many guests raise it: sysctl -w {name}={least}"),
+                ));
             }
         }
         if !self.facts.may_raise_limits {

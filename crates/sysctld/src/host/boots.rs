@@ -395,7 +395,9 @@ impl Boots {
             Err(_) => Err(StepError {
                 step: "kill".into(),
                 message: "a process of the guest does not die: it hangs in the kernel".into(),
-                hint: Some("look at its state in /proc/PID/stack; a disk or a network file system may not answer".into()),
+                hint: Some(
+                    "look at its state in /proc/PID/stack; a disk or a network file system may not answer".into(),
+                ),
                 transient: true,
             }),
         }

@@ -3,13 +3,16 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::{Errno, Result};
-use rustix::fs::OFlags;
 use runtime::protocol::{Message, Received, receive, to_bytes};
+use rustix::fs::OFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Has the event loop watch a descriptor.
-#[expect(deprecated, reason = "its successor is unsafe for descriptors that may be closed meanwhile; this one is owned")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for descriptors that may be closed meanwhile; this one is owned"
+)]
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest).map_err(|_| Errno::NFILE)
 }
@@ -46,11 +49,9 @@ impl Channel {
 
     /// The next message; `CONNRESET` when the peer is gone.
     pub(crate) async fn receive<M: Message>(&self) -> Result<Received<M>> {
-        // Not kept between messages: most of the time there is none, and there is a channel per guest.
-        let mut buffer = Vec::new();
         loop {
             let Ok(mut guard) = self.socket.readable().await else { return Err(Errno::IO) };
-            match receive(self.socket.get_ref(), &mut buffer, false) {
+            match receive(self.socket.get_ref(), false) {
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 other => return other,
             }

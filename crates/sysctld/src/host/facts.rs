@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use model::{CgroupLayout, HostFacts, OverlayWay};
-use rustix::thread::CapabilitySet;
 use runtime::cgroup::Groups;
+use rustix::thread::CapabilitySet;
 
 /// Kernel release as numbers, like (6, 18).
 fn release(text: &str) -> (u32, u32) {
@@ -54,7 +54,9 @@ fn cpus(list: &str) -> BTreeSet<u32> {
 }
 
 fn memory(meminfo: &str) -> u64 {
-    let kilobytes = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let kilobytes = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }
 
@@ -69,7 +71,9 @@ pub(crate) fn missing() -> Vec<String> {
     let names = rustix::system::uname();
     let version = release(&names.release().to_string_lossy());
     need(version >= (6, 1), "Linux 6.1 or newer: this kernel is older");
-    for (name, what) in [("user", "CONFIG_USER_NS"), ("pid", "CONFIG_PID_NS"), ("net", "CONFIG_NET_NS"), ("cgroup", "CONFIG_CGROUPS")] {
+    for (name, what) in
+        [("user", "CONFIG_USER_NS"), ("pid", "CONFIG_PID_NS"), ("net", "CONFIG_NET_NS"), ("cgroup", "CONFIG_CGROUPS")]
+    {
         let there = std::path::Path::new("/proc/self/ns").join(name).exists();
         need(there, &format!("{name} namespaces: this kernel was built without {what}"));
     }

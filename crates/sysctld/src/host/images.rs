@@ -25,8 +25,8 @@ use storage::OverlayPool;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::spawn::Spawn;
 use super::channel::watch;
+use super::spawn::Spawn;
 use super::words;
 
 /// The images.
@@ -47,7 +47,8 @@ impl Images {
         base: u32,
         recipes: BTreeMap<Fingerprint, (PathBuf, Recipe)>,
     ) -> Result<Images, StepError> {
-        let images = Images { directory: state_dir.join("images"), uploads: state_dir.join("uploads"), spawn, base, recipes };
+        let images =
+            Images { directory: state_dir.join("images"), uploads: state_dir.join("uploads"), spawn, base, recipes };
         for directory in [&images.directory, &images.uploads] {
             fs::create_dir_all(directory).map_err(|e| words::because("images", &e))?;
         }
@@ -100,7 +101,10 @@ impl Images {
         let images = names(&self.directory).into_iter().filter(|name| {
             name.parse::<Fingerprint>().is_err() || !self.directory.join(name).join("facts.json").exists()
         });
-        images.map(|name| format!("images/{name}")).chain(names(&self.uploads).into_iter().map(|n| format!("uploads/{n}"))).collect()
+        images
+            .map(|name| format!("images/{name}"))
+            .chain(names(&self.uploads).into_iter().map(|n| format!("uploads/{n}")))
+            .collect()
     }
 
     /// Takes a finished upload: unpacks it in `pool`, which checks it through and through, and keeps its files.
@@ -121,7 +125,12 @@ impl Images {
         let text = |path: PathBuf| path.display().to_string();
         let mut argv = self.arguments("unpack", &stage);
         if split {
-            argv.extend(["--metadata".into(), text(from.join("metadata")), "--rootfs".into(), text(from.join("rootfs"))]);
+            argv.extend([
+                "--metadata".into(),
+                text(from.join("metadata")),
+                "--rootfs".into(),
+                text(from.join("rootfs")),
+            ]);
         } else {
             argv.extend(["--unified".into(), text(from.join("image"))]);
         }
@@ -200,7 +209,10 @@ impl Images {
         if outcome.fingerprint != fingerprint {
             return Err(StepError {
                 hint: Some("delete the image and import or build it again".into()),
-                ..engine::step_error(STEP, format!("the files of image {fingerprint} were changed: they are {} now", outcome.fingerprint))
+                ..engine::step_error(
+                    STEP,
+                    format!("the files of image {fingerprint} were changed: they are {} now", outcome.fingerprint),
+                )
             });
         }
         pool.publish_layer(fingerprint).map_err(|e| words::because(STEP, &e))

@@ -277,7 +277,6 @@ impl Keeper {
             let _ = waiting.send((event, fds));
         }
     }
-
 }
 
 /// Takes what the keeper says until it is gone.

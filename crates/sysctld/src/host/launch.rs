@@ -82,11 +82,7 @@ pub(crate) fn confinement(sandbox: &model::SandboxSpec) -> Confinement {
     Confinement {
         capabilities: sandbox.capabilities.iter().fold(0, |set, number| set | 1u64 << number),
         seccomp: Blob(runtime::seccomp::compile(sandbox.seccomp)),
-        rlimits: sandbox
-            .rlimits
-            .iter()
-            .map(|l| Rlimit { resource: l.resource, soft: l.soft, hard: l.hard })
-            .collect(),
+        rlimits: sandbox.rlimits.iter().map(|l| Rlimit { resource: l.resource, soft: l.soft, hard: l.hard }).collect(),
         keyring: sandbox.keyring,
     }
 }
@@ -144,9 +140,8 @@ pub(crate) fn halt_signal(pid: u32) -> (i32, bool) {
     const HALT: i32 = 37;
     const POWER: i32 = 30;
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let set = |name: &str| {
-        text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok()).unwrap_or(0)
-    };
+    let set =
+        |name: &str| text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok()).unwrap_or(0);
     let heard = set("SigBlk:") | set("SigCgt:");
     let is_heard = |signal: i32| heard & (1 << (signal - 1)) != 0;
     if is_heard(HALT) { (HALT, true) } else { (POWER, is_heard(POWER)) }

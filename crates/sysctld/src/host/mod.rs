@@ -18,11 +18,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use ::images::recipe::Architecture;
 use ::network::Error as NetworkError;
 use engine::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, NameEntry, Progress, RecipeFacts, Session, StepError, Survey, Usage,
 };
-use ::images::recipe::Architecture;
 use model::{Boot, HostFacts, IdMap, InstanceId, Observed, OverlayWay, PoolName, PoolSpec, Step};
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
@@ -85,7 +85,8 @@ impl RealHost {
         spawn.ready().await?;
         let networks = Arc::new(Networks::new(&config.mark, &config.state_dir).map_err(|e| because(&e))?);
         let recipe_files = images::load_recipes(config.images_dir.as_deref(), &config.state_dir.join("recipes"))?;
-        let recipes = recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
+        let recipes =
+            recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
         let images = Images::new(&config.state_dir, spawn.clone(), config.image_ids.base, recipe_files)?;
         let (events, receiver) = mpsc::channel(EVENTS);
         let directories = (config.runtime_dir.as_path(), config.state_dir.as_path());

@@ -133,8 +133,7 @@ impl Networks {
         for error in gateway.degraded() {
             tracing::warn!(network = %spec.name, %error, "degraded");
         }
-        let running =
-            Running { spec: spec.clone(), index, rules, directory, known, gateway: Some(gateway) };
+        let running = Running { spec: spec.clone(), index, rules, directory, known, gateway: Some(gateway) };
         state.running.insert(spec.name.clone(), running);
         self.guard_all(state)
     }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::StepError;
 use kernel::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use runtime::protocol::{Child, HelpSpec, KeepSpec, Nothing, SpawnEvent, SpawnRequest};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::sync::{broadcast, oneshot};
 
 use super::channel::Channel;

@@ -60,8 +60,17 @@ pub(super) fn link_usage(link: &network::link::Link, addresses: &[network::link:
         mtu: link.mtu,
         up: link.up,
         loopback,
-        counters: [s.rx_bytes, s.tx_bytes, s.rx_packets, s.tx_packets, s.rx_errors, s.tx_errors, s.rx_dropped, s.tx_dropped]
-            .map(|n| n as i64),
+        counters: [
+            s.rx_bytes,
+            s.tx_bytes,
+            s.rx_packets,
+            s.tx_packets,
+            s.rx_errors,
+            s.tx_errors,
+            s.rx_dropped,
+            s.tx_dropped,
+        ]
+        .map(|n| n as i64),
     }
 }
 

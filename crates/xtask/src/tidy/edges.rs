@@ -8,6 +8,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("config", &["model"]),
     ("sysctl-api", &[]),
+    ("sftp", &[]),
     // Decision: never a mechanism, never the wire.
     ("plan", &["config", "model"]),
     ("store", &[]),
@@ -18,11 +19,10 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("storage", &["kernel", "model"]),
     ("network", &["kernel", "model"]),
     ("images", &["kernel", "model"]),
-    ("sftp", &[]),
     // The program around the runtime; it also unpacks images and serves files, in processes of their own.
     ("keeper", &["images", "kernel", "model", "runtime", "sftp"]),
     // Edge.
-    ("server", &["config", "engine", "model", "sysctl-api"]),
+    ("server", &["config", "engine", "model", "sftp", "sysctl-api"]),
     (
         "sysctld",
         &["config", "engine", "images", "kernel", "model", "network", "plan", "runtime", "server", "storage", "store"],

@@ -3,8 +3,8 @@
 use super::File;
 
 /// Put together here, so that this file does not hold them.
-fn words() -> [String; 4] {
-    [["/wo", "rk/"].concat(), ["/ho", "me/"].concat(), ["/ro", "ot/."].concat(), ["/Us", "ers/"].concat()]
+fn words() -> [String; 3] {
+    [["/wo", "rk/"].concat(), ["/ho", "me/"].concat(), ["/Us", "ers/"].concat()]
 }
 
 /// A home directory may be spoken of where a guest's or anybody's is meant.

@@ -58,8 +58,12 @@ pub(crate) fn run() -> Result<()> {
         match outcome {
             Ok(()) => tell(format!("{GOOD}{name} ({seconds:.1} s)")),
             Err(text) => {
-                tell(format!("{BAD}{name} ({seconds:.1} s): {}", text.trim()));
-                tell(journal());
+                tell(format!("{BAD}{name} ({seconds:.1} s): {}", text.trim().replace('\n', "; ")));
+                tell(journal(begin.elapsed()));
+                if name == CHECKS[0].0 {
+                    tell(format!("{BAD}the {} other checks were not tried", CHECKS.len() - 1));
+                    break;
+                }
             }
         }
     }
@@ -184,10 +188,11 @@ fn uptime() -> f64 {
     text.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0)
 }
 
-/// The last words of our units.
-fn journal() -> String {
+/// The last words of our units in the time of a check.
+fn journal(time: Duration) -> String {
     let mut command = Command::new("journalctl");
-    command.args(["--no-pager", "--output=cat", "--lines=25"]);
+    let since = format!("--since=-{}s", time.as_secs() + 1);
+    command.args(["--no-pager", "--output=cat", "--lines=25", &since]);
     for unit in systemd::UNITS {
         command.args(["--unit", unit]);
     }

@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         image::forget(&workspace, release)?;
     }
     image::prepare(&workspace, release)?;
-    programs::build(&workspace)?;
+    programs::build(&workspace, programs::Seen::All)?;
     match one(&workspace, release, &Progress::new())? {
         Outcome::Skipped(reason) => Err(reason),
         Outcome::Ran(count) if count.failed > 0 => {
