@@ -258,8 +258,11 @@ fn ends(child: &mut Child) -> bool {
 /// What Incus leaves mounted below its directory when it ends.
 fn unmount_below(directory: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut below: Vec<&str> =
-        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|m| Path::new(m).starts_with(directory)).collect();
+    let mut below: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|m| Path::new(m).starts_with(directory))
+        .collect();
     below.sort_unstable();
     for path in below.into_iter().rev() {
         let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);

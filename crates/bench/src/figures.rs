@@ -27,11 +27,12 @@ pub(crate) const ROWS: &[Row] = &[
     ("1a-reply", "start → the reply", "ms", &[]),
     ("1b", "the same with a NIC on a bridge", "ms", &[Times(2.0, "bare+commit"), Better(15.0, "incus")]),
     ("1c", "stop --force", "ms", &[AtMost(15.0)]),
-    ("2a", "launch of cached Debian → systemd begins", "ms", &[
-        Times(2.0, "bare"),
-        Better(50.0, "incus"),
-        Better(8.0, "incus-btrfs"),
-    ]),
+    (
+        "2a",
+        "launch of cached Debian → systemd begins",
+        "ms",
+        &[Times(2.0, "bare"), Better(50.0, "incus"), Better(8.0, "incus-btrfs")],
+    ),
     ("2b", "launch of cached Debian → boot finished", "ms", &[Times(1.15, "bare")]),
     ("3a", "exec `true` through the API", "ms", &[AtMost(2.5)]),
     ("3b", "exec `true` through the client", "ms", &[AtMost(6.0)]),
@@ -148,7 +149,8 @@ impl Figures {
             let contenders: serde_json::Map<String, Value> = self
                 .contenders(row.0)
                 .map(|(who, v)| {
-                    let figures = json!({"median": at(v, 50), "p95": at(v, 95), "min": at(v, 0), "n": v.len(), "samples": v});
+                    let figures =
+                        json!({"median": at(v, 50), "p95": at(v, 95), "min": at(v, 0), "n": v.len(), "samples": v});
                     (who.to_owned(), figures)
                 })
                 .collect();
@@ -157,9 +159,9 @@ impl Figures {
                 .into_iter()
                 .map(|(words, reached)| json!({"number": words, "reached": reached}))
                 .collect();
-            (!contenders.is_empty()).then(|| {
-                json!({"row": row.0, "what": row.1, "unit": row.2, "contenders": contenders, "numbers": verdicts})
-            })
+            (!contenders.is_empty()).then(
+                || json!({"row": row.0, "what": row.1, "unit": row.2, "contenders": contenders, "numbers": verdicts}),
+            )
         });
         json!({"version": 1, "rows": rows.collect::<Vec<_>>(), "notes": self.notes})
     }

@@ -45,7 +45,8 @@ impl Http {
             }
         };
         let mut request =
-            format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len())
+                .into_bytes();
         request.extend(body);
         stream.get_mut().write_all(&request)?;
         let mut line = String::new();
@@ -123,14 +124,27 @@ impl Http {
     }
 
     /// Makes an instance; of nothing where there is no image.
-    pub(crate) fn create(&mut self, name: &str, image: &str, pool: &str, nic: bool, start: bool) -> Result<()> {
+    pub(crate) fn create(&mut self, name: &str, image: &str, nic: bool) -> Result<()> {
+        self.make(name, image, "default", nic, false, &json!({}))
+    }
+
+    /// The same with everything said; `start` lets it run at once.
+    pub(crate) fn make(
+        &mut self,
+        name: &str,
+        image: &str,
+        pool: &str,
+        nic: bool,
+        start: bool,
+        config: &Value,
+    ) -> Result<()> {
         let source = if image.is_empty() { json!({"type": "none"}) } else { json!({"type": "image", "alias": image}) };
         let mut devices = json!({"root": {"type": "disk", "path": "/", "pool": pool}});
         if !nic {
             devices["eth0"] = json!({"type": "none"});
         }
         let body = json!({"name": name, "type": "container", "source": source, "profiles": ["default"], "start": start,
-            "devices": devices});
+            "devices": devices, "config": config});
         self.finish("POST", "/1.0/instances", &body).map(drop)
     }
 

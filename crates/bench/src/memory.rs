@@ -73,8 +73,11 @@ pub(crate) fn spawn_and_spare(runtime: &Path) -> Vec<u32> {
             Some((pid, fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ")))
         })
         .collect();
-    let spawn: Vec<u32> =
-        all.iter().filter(|(_, words)| words.contains(" spawn ") && words.contains(&socket)).map(|(pid, _)| *pid).collect();
+    let spawn: Vec<u32> = all
+        .iter()
+        .filter(|(_, words)| words.contains(" spawn ") && words.contains(&socket))
+        .map(|(pid, _)| *pid)
+        .collect();
     let children = |pid: u32| {
         let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).collect::<Vec<_>>()

@@ -129,7 +129,9 @@ impl Bare {
                 ["start", _, nic] => self.start(number(), *nic == "nic"),
                 ["stop", _] => self.stop(number()),
                 ["exec", _] => self.exec(number()),
-                ["remove", n] => Ok(fs::remove_dir_all(self.work.join(n)).map_or_else(|e| e.to_string(), |()| "0".into())),
+                ["remove", n] => {
+                    Ok(fs::remove_dir_all(self.work.join(n)).map_or_else(|e| e.to_string(), |()| "0".into()))
+                }
                 _ => Err(format!("{line:?} is not known")),
             };
             let answer = answer.unwrap_or_else(|text| format!("error {text}"));

@@ -1,0 +1,389 @@
+//! The rows about guests: starting, stopping, exec, launches, storms, restarts, and what they take.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::bare::Bare;
+use crate::daemons::{Daemon, run};
+use crate::figures::Figures;
+use crate::memory::Memory;
+use crate::{Options, Result, act, images, lists, memory, now_ms, tell, until_stamp};
+
+/// Requests at a time in a storm.
+const PARALLEL: usize = 4;
+/// Longest boot of Debian.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// Everything under test.
+pub(crate) struct Field {
+    pub(crate) daemons: Vec<Daemon>,
+    bare: Bare,
+    pub(crate) quick: bool,
+}
+
+/// All rows that are asked for.
+pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut Figures) -> Result<()> {
+    let ours = Daemon::ours(&scratch.join("ours"))?;
+    if options.wants(&["5a", "5a-all"]) {
+        idle(&ours, figures)?;
+    }
+    tell("images");
+    let archive = images::stamped(&images::built(&ours, "busybox", cache)?, scratch)?;
+    ours.import(&archive, "bb")?;
+    let mut daemons = vec![ours];
+    match Daemon::incus(&scratch.join("incus")) {
+        Ok(Some(incus)) => {
+            if options.wants(&["5a"]) {
+                figures.put("5a", "incus", Memory::of(incus.pid())?.pss as f64 / 1024.0);
+            }
+            incus.import(&archive, "bb")?;
+            daemons.push(incus);
+        }
+        Ok(None) => figures.notes.push("Incus is not installed: no figures of it".into()),
+        Err(text) => figures.notes.push(format!("Incus does not start: {text}")),
+    }
+    let bridge = Bridge::new()?;
+    // Unpacks the layer that the bare guests stand on as well.
+    daemons[0].http().create("first", "bb", false)?;
+    let layer = daemons[0].layer("bb")?;
+    let bare = Bare::new(&layer, &scratch.join("bare"), bridge.index)?;
+    let mut field = Field { daemons, bare, quick: options.quick };
+
+    if options.wants(&["1a", "1a-reply", "1c"]) {
+        starts(&mut field, "1a", false, figures)?;
+    }
+    if options.wants(&["1b"]) {
+        starts(&mut field, "1b", true, figures)?;
+    }
+    if options.wants(&["3a", "3b"]) {
+        execs(&mut field, figures)?;
+    }
+    if options.wants(&[
+        "10",
+        "10-cpu",
+        "5c",
+        "5c-pss",
+        "5c-daemon",
+        "5c-fds",
+        "5c-daemon-fds",
+        "11",
+        "11-kill",
+        "11-dead",
+    ]) {
+        storms(&mut field, options, figures)?;
+    }
+    if options.wants(&["2a", "2b"]) {
+        tell("2a, 2b: launches of Debian");
+        let archive = images::built(&field.daemons[0], "debian/13", cache)?;
+        launches(&mut field, &archive, scratch, bridge.index, figures)?;
+    }
+    if options.wants(&["4a", "4b", "4c", "4d", "5b"]) {
+        lists::all(&mut field, options, scratch, figures)?;
+    }
+    Ok(())
+}
+
+fn megabytes(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+fn idle(ours: &Daemon, figures: &mut Figures) -> Result<()> {
+    let daemon = Memory::of(ours.pid())?;
+    figures.put("5a", "ours", megabytes(daemon.pss));
+    let others = memory::spawn_and_spare(&ours.runtime());
+    let all: u64 = others.iter().filter_map(|pid| Memory::of(*pid).ok()).map(|m| m.total()).sum();
+    figures.put("5a-all", "ours", megabytes(daemon.total() + all));
+    Ok(())
+}
+
+fn init_stamp(pid: u32, begun: f64) -> Result<f64> {
+    until_stamp(Path::new(&format!("/proc/{pid}/root/ts")), begun)
+}
+
+/// Rows 1a, 1b, 1c.
+fn starts(field: &mut Field, row: &str, nic: bool, figures: &mut Figures) -> Result<()> {
+    tell(&format!("{row}, 1c: starts and stops"));
+    for daemon in &field.daemons {
+        daemon.http().create(row, "bb", nic)?;
+    }
+    let rounds = if field.quick { 7 } else { 25 };
+    for _ in 0..rounds {
+        let commit = field.bare.commit()?;
+        let (number, _, begun) = field.bare.start(nic)?;
+        let took = field.bare.stamp(number, begun)? - begun;
+        figures.put(row, "bare", took);
+        figures.put(row, "bare+commit", took + commit);
+        figures.take("1c", "bare", field.bare.stop(number));
+        for daemon in &field.daemons {
+            let took = start_and_stop(daemon, row, nic, figures);
+            figures.take(row, daemon.name, took);
+        }
+    }
+    for daemon in &field.daemons {
+        daemon.http().delete(row)?;
+    }
+    Ok(())
+}
+
+fn start_and_stop(daemon: &Daemon, name: &str, nic: bool, figures: &mut Figures) -> Result<f64> {
+    let mut http = daemon.http();
+    // The connection is there before the clock runs.
+    http.ask("GET", "/1.0", &Value::Null)?;
+    let begun = now_ms();
+    http.state(name, "start")?;
+    let replied = now_ms() - begun;
+    let took = http.pid(name).and_then(|pid| init_stamp(pid, begun)).map(|stamp| stamp - begun);
+    let begun = now_ms();
+    http.state(name, "stop")?;
+    if !nic {
+        figures.put("1a-reply", daemon.name, replied);
+        figures.put("1c", daemon.name, now_ms() - begun);
+    }
+    took
+}
+
+/// Rows 3a, 3b.
+fn execs(field: &mut Field, figures: &mut Figures) -> Result<()> {
+    tell("3a, 3b: exec");
+    let (number, ..) = field.bare.start(false)?;
+    for daemon in &field.daemons {
+        daemon.http().create("x", "bb", false)?;
+        daemon.http().state("x", "start")?;
+    }
+    let rounds = if field.quick { 20 } else { 100 };
+    let order = json!({"command": ["true"], "wait-for-websocket": false, "interactive": false});
+    for _ in 0..rounds {
+        figures.take("3a", "bare", field.bare.exec(number));
+        for daemon in &field.daemons {
+            let mut http = daemon.http();
+            http.ask("GET", "/1.0", &Value::Null)?;
+            let begun = now_ms();
+            let done = http.finish("POST", "/1.0/instances/x/exec", &order)?;
+            let took = now_ms() - begun;
+            let code = &done["metadata"]["return"];
+            figures.take("3a", daemon.name, if *code == 0 { Ok(took) } else { Err(format!("it returned {code}")) });
+        }
+    }
+    for _ in 0..rounds {
+        for daemon in &field.daemons {
+            let begun = now_ms();
+            let done = run(&mut daemon.client(&["exec", "x", "--", "true"])?);
+            figures.take("3b", daemon.name, done.map(|_| now_ms() - begun));
+        }
+    }
+    for daemon in &field.daemons {
+        daemon.http().state("x", "stop")?;
+        daemon.http().delete("x")?;
+    }
+    field.bare.stop(number).map(drop)
+}
+
+/// Does something for each number, four at a time; the first failure is told.
+fn each(count: usize, act: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return Ok(());
+            }
+            act(number)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..PARALLEL).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().map(|w| w.join().unwrap_or_else(|_| Err("a worker failed".into()))).collect()
+    })
+}
+
+/// Rows 10, 5c and 11.
+fn storms(field: &mut Field, options: &Options, figures: &mut Figures) -> Result<()> {
+    let count = if field.quick { 20 } else { 50 };
+    tell(&format!("10, 5c, 11: {count} guests"));
+    for _ in 0..if field.quick { 1 } else { 3 } {
+        bare_storm(&mut field.bare, count, figures)?;
+    }
+    for index in 0..field.daemons.len() {
+        let daemon = &mut field.daemons[index];
+        let name = |n: usize| format!("s{n}");
+        each(count, |n| daemon.http().create(&name(n), "bb", false))?;
+        for _ in 0..if options.quick || daemon.name != "ours" { 1 } else { 3 } {
+            each(count, |n| daemon.http().state(&name(n), "stop").or(Ok(())))?;
+            storm(daemon, count, figures)?;
+        }
+        if options.wants(&["11", "11-kill", "11-dead"]) {
+            restarts(daemon, count, options, figures)?;
+        }
+        each(count, |n| {
+            let mut http = daemon.http();
+            http.state(&name(n), "stop")?;
+            http.delete(&name(n))
+        })?;
+    }
+    Ok(())
+}
+
+fn bare_storm(bare: &mut Bare, count: usize, figures: &mut Figures) -> Result<()> {
+    let began = now_ms();
+    let mut numbers = Vec::new();
+    for _ in 0..count {
+        numbers.push(bare.start(false)?);
+    }
+    let mut last = began;
+    for (number, _, begun) in &numbers {
+        last = last.max(bare.stamp(*number, *begun)?);
+    }
+    figures.put("10", "bare", (last - began) / count as f64);
+    numbers.into_iter().try_for_each(|(number, ..)| bare.stop(number).map(drop))
+}
+
+fn storm(daemon: &Daemon, count: usize, figures: &mut Figures) -> Result<()> {
+    let before = Memory::of(daemon.pid())?;
+    let (cpu, began) = (memory::cpu_ms(daemon.pid()), now_ms());
+    each(count, |n| daemon.http().state(&format!("s{n}"), "start"))?;
+    let cpu = memory::cpu_ms(daemon.pid()) - cpu;
+    let mut http = daemon.http();
+    let pids = (0..count).map(|n| http.pid(&format!("s{n}"))).collect::<Result<Vec<u32>>>()?;
+    let mut last = began;
+    for pid in &pids {
+        last = last.max(init_stamp(*pid, began)?);
+    }
+    figures.put("10", daemon.name, (last - began) / count as f64);
+    figures.put("10-cpu", daemon.name, cpu / count as f64);
+    let outside: Vec<Memory> =
+        pids.iter().filter_map(|pid| memory::parent(*pid)).filter_map(|keeper| Memory::of(keeper).ok()).collect();
+    let after = Memory::of(daemon.pid())?;
+    let per_guest = |sum: u64| sum as f64 / count as f64;
+    figures.put("5c", daemon.name, per_guest(outside.iter().map(Memory::total).sum()) / 1024.0);
+    figures.put("5c-pss", daemon.name, per_guest(outside.iter().map(|m| m.pss).sum()) / 1024.0);
+    figures.put("5c-daemon", daemon.name, per_guest(after.pss.saturating_sub(before.pss)) / 1024.0);
+    let fds = per_guest(after.fds.saturating_sub(before.fds));
+    figures.put("5c-daemon-fds", daemon.name, fds);
+    figures.put("5c-fds", daemon.name, fds + per_guest(outside.iter().map(|m| m.fds).sum()));
+    Ok(())
+}
+
+fn restarts(daemon: &mut Daemon, count: usize, options: &Options, figures: &mut Figures) -> Result<()> {
+    let pids = (0..count).map(|n| daemon.http().pid(&format!("s{n}"))).collect::<Result<Vec<u32>>>()?;
+    for _ in 0..if options.quick || daemon.name != "ours" { 1 } else { 5 } {
+        for (row, signal) in [("11", Signal::TERM), ("11-kill", Signal::KILL)] {
+            let took = daemon.restart(signal)?;
+            figures.put(row, daemon.name, took);
+            let mut http = daemon.http();
+            let alive = pids
+                .iter()
+                .enumerate()
+                .filter(|(n, pid)| http.pid(&format!("s{n}")).is_ok_and(|now| now == **pid))
+                .count();
+            figures.put("11-dead", daemon.name, (count - alive) as f64);
+        }
+    }
+    Ok(())
+}
+
+/// Rows 2a, 2b.
+fn launches(field: &mut Field, archive: &Path, scratch: &Path, bridge: u32, figures: &mut Figures) -> Result<()> {
+    for daemon in &field.daemons {
+        daemon.import(archive, "deb")?;
+    }
+    // The layer is unpacked by the first instance: "cached" is what comes after.
+    for daemon in &field.daemons {
+        for (_, pool) in daemon.pools.iter().filter(|(who, _)| *who != "incus") {
+            daemon.http().make("first-deb", "deb", pool, false, false, &json!({}))?;
+            daemon.http().delete("first-deb")?;
+        }
+    }
+    let mut bare = Bare::new(&field.daemons[0].layer("deb")?, &scratch.join("bare-deb"), bridge)?;
+    let rounds = if field.quick { 3 } else { 7 };
+    for round in 0..rounds {
+        let (number, pid, begun) = bare.start(true)?;
+        let booted = boot(pid, begun);
+        put_boot("bare", booted, figures);
+        bare.stop(number)?;
+        for daemon in &field.daemons {
+            for (who, pool) in &daemon.pools {
+                // Minutes on a directory pool: two samples are enough for a factor of fifty.
+                if *who == "incus" && round >= 2 {
+                    continue;
+                }
+                put_boot(who, launch(daemon, pool), figures);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put_boot(who: &str, times: Result<(f64, f64)>, figures: &mut Figures) {
+    match times {
+        Ok((init, finished)) => {
+            figures.put("2a", who, init);
+            figures.put("2b", who, finished);
+        }
+        Err(text) => figures.notes.push(format!("2a, 2b {who}: {text}")),
+    }
+}
+
+fn launch(daemon: &Daemon, pool: &str) -> Result<(f64, f64)> {
+    // With a writable /sys and no udevd networkd waits for ever; ours is read-only by itself.
+    let config = if daemon.name == "ours" { json!({}) } else { json!({"raw.lxc": "lxc.mount.auto = sys:ro"}) };
+    let mut http = daemon.http();
+    http.ask("GET", "/1.0", &Value::Null)?;
+    let begun = now_ms();
+    let times = http.make("deb", "deb", pool, true, true, &config).and_then(|()| boot(http.pid("deb")?, begun));
+    let _ = http.state("deb", "stop");
+    http.delete("deb")?;
+    times
+}
+
+/// When systemd began and when it had booted, in milliseconds after `begun`, by its own clock.
+fn boot(pid: u32, begun: f64) -> Result<(f64, f64)> {
+    let deadline = Instant::now() + BOOT;
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid.to_string(), "-a", "systemctl", "show"]);
+        let text = run(command.args(["-p", "FinishTimestampMonotonic", "-p", "UserspaceTimestampMonotonic"]));
+        let text = text.unwrap_or_default();
+        let stamp = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+            value.parse::<f64>().ok().filter(|us| *us > 0.0).map(|us| us / 1e3 - begun)
+        };
+        if let (Some(init), Some(finished)) = (stamp("UserspaceTimestampMonotonic"), stamp("FinishTimestampMonotonic"))
+        {
+            return Ok((init, finished));
+        }
+        if Instant::now() > deadline {
+            return Err(format!("it has not booted in a minute: {text}"));
+        }
+    }
+}
+
+/// The bridge of bare guests.
+struct Bridge {
+    name: String,
+    index: u32,
+}
+
+impl Bridge {
+    fn new() -> Result<Bridge> {
+        let name = format!("bb{}", std::process::id());
+        run(Command::new("ip").args(["link", "add", &name, "type", "bridge"]))?;
+        let mut bridge = Bridge { name, index: 0 };
+        run(Command::new("ip").args(["link", "set", &bridge.name, "up"]))?;
+        let index = fs::read_to_string(format!("/sys/class/net/{}/ifindex", bridge.name)).map_err(act("ifindex"))?;
+        bridge.index = index.trim().parse().map_err(act("ifindex"))?;
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = run(Command::new("ip").args(["link", "delete", &self.name]));
+    }
+}
