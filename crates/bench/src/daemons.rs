@@ -22,7 +22,6 @@ pub(crate) struct Daemon {
     pub(crate) socket: PathBuf,
     directory: PathBuf,
     child: Option<Child>,
-    bridge: String,
     /// Pools, by what their figures are called.
     pub(crate) pools: Vec<(&'static str, &'static str)>,
 }
@@ -39,15 +38,15 @@ impl Daemon {
             socket: directory.join("run/unix.socket"),
             directory: directory.to_owned(),
             child: None,
-            bridge: String::new(),
             pools: vec![("ours", "default")],
         };
         daemon.start()?;
         Ok(daemon)
     }
 
-    /// Incus, where it is installed, with a directory pool, a btrfs pool where that can be had, and a bridge.
-    pub(crate) fn incus(directory: &Path) -> Result<Option<Daemon>> {
+    /// Incus, where it is installed, with a directory pool, a btrfs pool where that can be had, and
+    /// NICs on `bridge`, which is not its own (so it needs no dnsmasq).
+    pub(crate) fn incus(directory: &Path, bridge: &str) -> Result<Option<Daemon>> {
         if !Path::new(INCUSD).exists() {
             return Ok(None);
         }
@@ -57,17 +56,13 @@ impl Daemon {
             socket: directory.join("unix.socket"),
             directory: directory.to_owned(),
             child: None,
-            bridge: format!("ib{}", std::process::id()),
             pools: vec![("incus", "default")],
         };
         daemon.start()?;
         let mut http = daemon.http();
-        let network = json!({"name": daemon.bridge, "type": "bridge",
-            "config": {"ipv4.address": "10.213.77.1/24", "ipv4.nat": "false", "ipv6.address": "none"}});
-        http.ask("POST", "/1.0/networks", &network)?;
         http.ask("POST", "/1.0/storage-pools", &json!({"name": "default", "driver": "dir"}))?;
         let devices = json!({"root": {"type": "disk", "path": "/", "pool": "default"},
-            "eth0": {"type": "nic", "name": "eth0", "network": daemon.bridge}});
+            "eth0": {"type": "nic", "name": "eth0", "nictype": "bridged", "parent": bridge}});
         http.ask("PUT", "/1.0/profiles/default", &json!({"devices": devices, "config": {}}))?;
         let btrfs = json!({"name": "loop", "driver": "btrfs", "config": {"size": "4GiB"}});
         if http.ask("POST", "/1.0/storage-pools", &btrfs).is_ok() {
@@ -214,7 +209,7 @@ impl Daemon {
         for (_, pool) in &self.pools {
             let _ = http.ask("DELETE", &format!("/1.0/storage-pools/{pool}"), &Value::Null);
         }
-        http.ask("DELETE", &format!("/1.0/networks/{}", self.bridge), &Value::Null).map(drop)
+        Ok(())
     }
 }
 

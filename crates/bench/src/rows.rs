@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::bare::Bare;
 use crate::daemons::{Daemon, run};
 use crate::figures::Figures;
+use crate::http::Http;
 use crate::memory::Memory;
 use crate::{Options, Result, act, images, lists, memory, now_ms, tell, until_stamp};
 
@@ -29,6 +30,8 @@ pub(crate) struct Field {
 
 /// All rows that are asked for.
 pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut Figures) -> Result<()> {
+    // Before the daemons, so that it goes after them.
+    let bridge = Bridge::new()?;
     let ours = Daemon::ours(&scratch.join("ours"))?;
     if options.wants(&["5a", "5a-all"]) {
         idle(&ours, figures)?;
@@ -37,7 +40,7 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
     let archive = images::stamped(&images::built(&ours, "busybox", cache)?, scratch)?;
     ours.import(&archive, "bb")?;
     let mut daemons = vec![ours];
-    match Daemon::incus(&scratch.join("incus")) {
+    match Daemon::incus(&scratch.join("incus"), &bridge.name) {
         Ok(Some(incus)) => {
             if options.wants(&["5a"]) {
                 figures.put("5a", "incus", Memory::of(incus.pid())?.pss as f64 / 1024.0);
@@ -48,7 +51,6 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
         Ok(None) => figures.notes.push("Incus is not installed: no figures of it".into()),
         Err(text) => figures.notes.push(format!("Incus does not start: {text}")),
     }
-    let bridge = Bridge::new()?;
     // Unpacks the layer that the bare guests stand on as well.
     daemons[0].http().create("first", "bb", false)?;
     let layer = daemons[0].layer("bb")?;
@@ -61,7 +63,7 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
     if options.wants(&["1b"]) {
         starts(&mut field, "1b", true, figures)?;
     }
-    if options.wants(&["3a", "3b"]) {
+    if options.wants(&["3a", "3a-row", "3b"]) {
         execs(&mut field, figures)?;
     }
     if options.wants(&[
@@ -106,27 +108,57 @@ fn init_stamp(pid: u32, begun: f64) -> Result<f64> {
     until_stamp(Path::new(&format!("/proc/{pid}/root/ts")), begun)
 }
 
+/// Waits until what the one before left behind is over, so that nobody pays for another or is spared by one.
+///
+/// A process that is moved into a v1 group takes a lock of the kernel's that costs an RCU grace period (about 12 ms) when
+/// nobody took it for a moment, and next to nothing right after: without this, whoever comes second looks faster.
+fn calm() {
+    std::thread::sleep(Duration::from_millis(250));
+}
+
+/// Who measures at place `place` of round `round`: each comes first as often as last, and after each of the others.
+fn turn(round: usize, place: usize, contenders: usize) -> usize {
+    let place = if round.is_multiple_of(2) { place } else { contenders - 1 - place };
+    (round + place) % contenders
+}
+
 /// Rows 1a, 1b, 1c.
 fn starts(field: &mut Field, row: &str, nic: bool, figures: &mut Figures) -> Result<()> {
     tell(&format!("{row}, 1c: starts and stops"));
+    let name = format!("i{row}");
     for daemon in &field.daemons {
-        daemon.http().create(row, "bb", nic)?;
+        daemon.http().create(&name, "bb", nic)?;
     }
-    let rounds = if field.quick { 7 } else { 25 };
-    for _ in 0..rounds {
-        let commit = field.bare.commit()?;
-        let (number, _, begun) = field.bare.start(nic)?;
-        let took = field.bare.stamp(number, begun)? - begun;
-        figures.put(row, "bare", took);
-        figures.put(row, "bare+commit", took + commit);
-        figures.take("1c", "bare", field.bare.stop(number));
-        for daemon in &field.daemons {
-            let took = start_and_stop(daemon, row, nic, figures);
-            figures.take(row, daemon.name, took);
+    let contenders = field.daemons.len() + 1;
+    for round in 0..if field.quick { 9 } else { 30 } {
+        for place in 0..contenders {
+            match turn(round, place, contenders).checked_sub(1) {
+                None => bare_start_and_stop(&mut field.bare, row, nic, figures)?,
+                Some(index) => {
+                    let daemon = &field.daemons[index];
+                    let took = start_and_stop(daemon, &name, nic, figures);
+                    figures.take(row, daemon.name, took);
+                }
+            }
         }
     }
     for daemon in &field.daemons {
-        daemon.http().delete(row)?;
+        daemon.http().delete(&name)?;
+    }
+    Ok(())
+}
+
+fn bare_start_and_stop(bare: &mut Bare, row: &str, nic: bool, figures: &mut Figures) -> Result<()> {
+    let commit = bare.commit()?;
+    calm();
+    let (number, _, begun) = bare.start(nic)?;
+    let took = bare.stamp(number, begun)? - begun;
+    figures.put(row, "bare", took);
+    figures.put(row, "bare+commit", took + commit);
+    calm();
+    let stopped = bare.stop(number)?;
+    if !nic {
+        figures.put("1c", "bare", stopped);
     }
     Ok(())
 }
@@ -135,10 +167,12 @@ fn start_and_stop(daemon: &Daemon, name: &str, nic: bool, figures: &mut Figures)
     let mut http = daemon.http();
     // The connection is there before the clock runs.
     http.ask("GET", "/1.0", &Value::Null)?;
+    calm();
     let begun = now_ms();
     http.state(name, "start")?;
     let replied = now_ms() - begun;
     let took = http.pid(name).and_then(|pid| init_stamp(pid, begun)).map(|stamp| stamp - begun);
+    calm();
     let begun = now_ms();
     http.state(name, "stop")?;
     if !nic {
@@ -151,27 +185,21 @@ fn start_and_stop(daemon: &Daemon, name: &str, nic: bool, figures: &mut Figures)
 /// Rows 3a, 3b.
 fn execs(field: &mut Field, figures: &mut Figures) -> Result<()> {
     tell("3a, 3b: exec");
-    let (number, ..) = field.bare.start(false)?;
+    let (number, _, begun) = field.bare.start(false)?;
+    field.bare.stamp(number, begun)?;
     for daemon in &field.daemons {
         daemon.http().create("x", "bb", false)?;
         daemon.http().state("x", "start")?;
     }
-    let rounds = if field.quick { 20 } else { 100 };
-    let order = json!({"command": ["true"], "wait-for-websocket": false, "interactive": false});
-    for _ in 0..rounds {
-        figures.take("3a", "bare", field.bare.exec(number));
-        for daemon in &field.daemons {
-            let mut http = daemon.http();
-            http.ask("GET", "/1.0", &Value::Null)?;
-            let begun = now_ms();
-            let done = http.finish("POST", "/1.0/instances/x/exec", &order)?;
-            let took = now_ms() - begun;
-            let code = &done["metadata"]["return"];
-            figures.take("3a", daemon.name, if *code == 0 { Ok(took) } else { Err(format!("it returned {code}")) });
+    let contenders = field.daemons.len() + 1;
+    for round in 0..if field.quick { 9 } else { 30 } {
+        for place in 0..contenders {
+            let index = turn(round, place, contenders).checked_sub(1);
+            exec_turn(field, index, number, figures)?;
         }
-    }
-    for _ in 0..rounds {
-        for daemon in &field.daemons {
+        for place in 0..field.daemons.len() {
+            let daemon = &field.daemons[turn(round, place, field.daemons.len())];
+            calm();
             let begun = now_ms();
             let done = run(&mut daemon.client(&["exec", "x", "--", "true"])?);
             figures.take("3b", daemon.name, done.map(|_| now_ms() - begun));
@@ -182,6 +210,37 @@ fn execs(field: &mut Field, figures: &mut Figures) -> Result<()> {
         daemon.http().delete("x")?;
     }
     field.bare.stop(number).map(drop)
+}
+
+/// One exec after a pause, and then a few without.
+fn exec_turn(field: &mut Field, daemon: Option<usize>, number: u32, figures: &mut Figures) -> Result<()> {
+    const MORE: usize = 5;
+    let Some(index) = daemon else {
+        calm();
+        figures.take("3a", "bare", field.bare.exec(number));
+        for _ in 0..MORE {
+            figures.take("3a-row", "bare", field.bare.exec(number));
+        }
+        return Ok(());
+    };
+    let daemon = &field.daemons[index];
+    let mut http = daemon.http();
+    http.ask("GET", "/1.0", &Value::Null)?;
+    calm();
+    figures.take("3a", daemon.name, exec(&mut http));
+    for _ in 0..MORE {
+        figures.take("3a-row", daemon.name, exec(&mut http));
+    }
+    Ok(())
+}
+
+fn exec(http: &mut Http) -> Result<f64> {
+    let order = json!({"command": ["true"], "wait-for-websocket": false, "interactive": false});
+    let begun = now_ms();
+    let done = http.finish("POST", "/1.0/instances/x/exec", &order)?;
+    let took = now_ms() - begun;
+    let code = &done["metadata"]["return"];
+    if *code == 0 { Ok(took) } else { Err(format!("it returned {code}")) }
 }
 
 /// Does something for each number, four at a time; the first failure is told.
@@ -198,7 +257,7 @@ fn each(count: usize, act: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..PARALLEL).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().map(|w| w.join().unwrap_or_else(|_| Err("a worker failed".into()))).collect()
+        workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| Err("a worker failed".into())))
     })
 }
 
@@ -230,6 +289,7 @@ fn storms(field: &mut Field, options: &Options, figures: &mut Figures) -> Result
 }
 
 fn bare_storm(bare: &mut Bare, count: usize, figures: &mut Figures) -> Result<()> {
+    calm();
     let began = now_ms();
     let mut numbers = Vec::new();
     for _ in 0..count {
@@ -245,6 +305,7 @@ fn bare_storm(bare: &mut Bare, count: usize, figures: &mut Figures) -> Result<()
 
 fn storm(daemon: &Daemon, count: usize, figures: &mut Figures) -> Result<()> {
     let before = Memory::of(daemon.pid())?;
+    calm();
     let (cpu, began) = (memory::cpu_ms(daemon.pid()), now_ms());
     each(count, |n| daemon.http().state(&format!("s{n}"), "start"))?;
     let cpu = memory::cpu_ms(daemon.pid()) - cpu;
@@ -302,6 +363,7 @@ fn launches(field: &mut Field, archive: &Path, scratch: &Path, bridge: u32, figu
     let mut bare = Bare::new(&field.daemons[0].layer("deb")?, &scratch.join("bare-deb"), bridge)?;
     let rounds = if field.quick { 3 } else { 7 };
     for round in 0..rounds {
+        calm();
         let (number, pid, begun) = bare.start(true)?;
         let booted = boot(pid, begun);
         put_boot("bare", booted, figures);
@@ -334,6 +396,7 @@ fn launch(daemon: &Daemon, pool: &str) -> Result<(f64, f64)> {
     let config = if daemon.name == "ours" { json!({}) } else { json!({"raw.lxc": "lxc.mount.auto = sys:ro"}) };
     let mut http = daemon.http();
     http.ask("GET", "/1.0", &Value::Null)?;
+    calm();
     let begun = now_ms();
     let times = http.make("deb", "deb", pool, true, true, &config).and_then(|()| boot(http.pid("deb")?, begun));
     let _ = http.state("deb", "stop");
@@ -385,5 +448,22 @@ impl Bridge {
 impl Drop for Bridge {
     fn drop(&mut self) {
         let _ = run(Command::new("ip").args(["link", "delete", &self.name]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_follows_each_of_the_others_equally_often() {
+        let mut after = std::collections::BTreeMap::new();
+        for round in 0..6 {
+            for place in 1..3 {
+                *after.entry((turn(round, place - 1, 3), turn(round, place, 3))).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(after.len(), 6);
+        assert!(after.values().all(|count| *count == 2), "{after:?}");
     }
 }
