@@ -24,6 +24,10 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     /// Pools, by what their figures are called.
     pub(crate) pools: Vec<(&'static str, &'static str)>,
+    /// What could not be had.
+    pub(crate) missing: Option<String>,
+    /// Control groups of liblxc's that were not there before; it leaves them behind.
+    pivots: Vec<PathBuf>,
 }
 
 const INCUSD: &str = "/usr/libexec/incus/incusd";
@@ -39,6 +43,8 @@ impl Daemon {
             directory: directory.to_owned(),
             child: None,
             pools: vec![("ours", "default")],
+            missing: None,
+            pivots: Vec::new(),
         };
         daemon.start()?;
         Ok(daemon)
@@ -57,6 +63,8 @@ impl Daemon {
             directory: directory.to_owned(),
             child: None,
             pools: vec![("incus", "default")],
+            missing: None,
+            pivots: pivots().into_iter().filter(|path| !path.exists()).collect(),
         };
         daemon.start()?;
         let mut http = daemon.http();
@@ -65,8 +73,9 @@ impl Daemon {
             "eth0": {"type": "nic", "name": "eth0", "nictype": "bridged", "parent": bridge}});
         http.ask("PUT", "/1.0/profiles/default", &json!({"devices": devices, "config": {}}))?;
         let btrfs = json!({"name": "loop", "driver": "btrfs", "config": {"size": "4GiB"}});
-        if http.ask("POST", "/1.0/storage-pools", &btrfs).is_ok() {
-            daemon.pools.push(("incus-btrfs", "loop"));
+        match http.ask("POST", "/1.0/storage-pools", &btrfs) {
+            Ok(_) => daemon.pools.push(("incus-btrfs", "loop")),
+            Err(text) => daemon.missing = Some(format!("Incus has no btrfs pool: {text}")),
         }
         Ok(Some(daemon))
     }
@@ -231,6 +240,8 @@ impl Drop for Daemon {
             wrong.extend(purged.err());
         } else {
             unmount_below(&self.directory);
+            // Only those that are empty go.
+            self.pivots.iter().for_each(|path| drop(fs::remove_dir(path)));
         }
         wrong.extend(fs::remove_dir_all(&self.directory).err().map(|e| e.to_string()));
         for text in wrong {
@@ -248,6 +259,13 @@ fn ends(child: &mut Child) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     false
+}
+
+/// Where liblxc may make a group of its own.
+fn pivots() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let groups = mounts.lines().filter(|line| line.contains(" - cgroup ") || line.contains(" - cgroup2 "));
+    groups.filter_map(|line| line.split(' ').nth(4)).map(|root| Path::new(root).join("lxc.pivot")).collect()
 }
 
 /// What Incus leaves mounted below its directory when it ends.

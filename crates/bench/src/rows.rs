@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -14,17 +14,15 @@ use crate::daemons::{Daemon, run};
 use crate::figures::Figures;
 use crate::http::Http;
 use crate::memory::Memory;
-use crate::{Options, Result, act, images, lists, memory, now_ms, tell, until_stamp};
+use crate::{Options, Result, act, boots, images, lists, memory, now_ms, tell, until_stamp};
 
 /// Requests at a time in a storm.
 const PARALLEL: usize = 4;
-/// Longest boot of Debian.
-const BOOT: Duration = Duration::from_secs(60);
 
 /// Everything under test.
 pub(crate) struct Field {
     pub(crate) daemons: Vec<Daemon>,
-    bare: Bare,
+    pub(crate) bare: Bare,
     pub(crate) quick: bool,
 }
 
@@ -83,7 +81,7 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
     if options.wants(&["2a", "2b"]) {
         tell("2a, 2b: launches of Debian");
         let archive = images::built(&field.daemons[0], "debian/13", cache)?;
-        launches(&mut field, &archive, scratch, bridge.index, figures)?;
+        boots::launches(&mut field, &archive, scratch, bridge.index, figures)?;
     }
     if options.wants(&["4a", "4b", "4c", "4d", "5b"]) {
         lists::all(&mut field, options, scratch, figures)?;
@@ -112,7 +110,7 @@ fn init_stamp(pid: u32, begun: f64) -> Result<f64> {
 ///
 /// A process that is moved into a v1 group takes a lock of the kernel's that costs an RCU grace period (about 12 ms) when
 /// nobody took it for a moment, and next to nothing right after: without this, whoever comes second looks faster.
-fn calm() {
+pub(crate) fn calm() {
     std::thread::sleep(Duration::from_millis(250));
 }
 
@@ -346,85 +344,6 @@ fn restarts(daemon: &mut Daemon, count: usize, options: &Options, figures: &mut 
         }
     }
     Ok(())
-}
-
-/// Rows 2a, 2b.
-fn launches(field: &mut Field, archive: &Path, scratch: &Path, bridge: u32, figures: &mut Figures) -> Result<()> {
-    for daemon in &field.daemons {
-        daemon.import(archive, "deb")?;
-    }
-    // The layer is unpacked by the first instance: "cached" is what comes after.
-    for daemon in &field.daemons {
-        for (_, pool) in daemon.pools.iter().filter(|(who, _)| *who != "incus") {
-            daemon.http().make("first-deb", "deb", pool, false, false, &json!({}))?;
-            daemon.http().delete("first-deb")?;
-        }
-    }
-    let mut bare = Bare::new(&field.daemons[0].layer("deb")?, &scratch.join("bare-deb"), bridge)?;
-    let rounds = if field.quick { 3 } else { 7 };
-    for round in 0..rounds {
-        calm();
-        let (number, pid, begun) = bare.start(true)?;
-        let booted = boot(pid, begun);
-        put_boot("bare", booted, figures);
-        bare.stop(number)?;
-        for daemon in &field.daemons {
-            for (who, pool) in &daemon.pools {
-                // Minutes on a directory pool: two samples are enough for a factor of fifty.
-                if *who == "incus" && round >= 2 {
-                    continue;
-                }
-                put_boot(who, launch(daemon, pool), figures);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn put_boot(who: &str, times: Result<(f64, f64)>, figures: &mut Figures) {
-    match times {
-        Ok((init, finished)) => {
-            figures.put("2a", who, init);
-            figures.put("2b", who, finished);
-        }
-        Err(text) => figures.notes.push(format!("2a, 2b {who}: {text}")),
-    }
-}
-
-fn launch(daemon: &Daemon, pool: &str) -> Result<(f64, f64)> {
-    // With a writable /sys and no udevd networkd waits for ever; ours is read-only by itself.
-    let config = if daemon.name == "ours" { json!({}) } else { json!({"raw.lxc": "lxc.mount.auto = sys:ro"}) };
-    let mut http = daemon.http();
-    http.ask("GET", "/1.0", &Value::Null)?;
-    calm();
-    let begun = now_ms();
-    let times = http.make("deb", "deb", pool, true, true, &config).and_then(|()| boot(http.pid("deb")?, begun));
-    let _ = http.state("deb", "stop");
-    http.delete("deb")?;
-    times
-}
-
-/// When systemd began and when it had booted, in milliseconds after `begun`, by its own clock.
-fn boot(pid: u32, begun: f64) -> Result<(f64, f64)> {
-    let deadline = Instant::now() + BOOT;
-    loop {
-        std::thread::sleep(Duration::from_millis(100));
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &pid.to_string(), "-a", "systemctl", "show"]);
-        let text = run(command.args(["-p", "FinishTimestampMonotonic", "-p", "UserspaceTimestampMonotonic"]));
-        let text = text.unwrap_or_default();
-        let stamp = |name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-            value.parse::<f64>().ok().filter(|us| *us > 0.0).map(|us| us / 1e3 - begun)
-        };
-        if let (Some(init), Some(finished)) = (stamp("UserspaceTimestampMonotonic"), stamp("FinishTimestampMonotonic"))
-        {
-            return Ok((init, finished));
-        }
-        if Instant::now() > deadline {
-            return Err(format!("it has not booted in a minute: {text}"));
-        }
-    }
 }
 
 /// The bridge of bare guests.

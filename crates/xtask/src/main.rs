@@ -115,7 +115,7 @@ fn end(name: &str, outcome: Result<()>) -> ExitCode {
 fn usage(code: ExitCode) -> ExitCode {
     say!("usage: cargo xtask VERB");
     for verb in &VERBS {
-        say!("  {:<44}{}", format!("{} {}", verb.name, verb.arguments), verb.does);
+        say!("  {:<46}{}", format!("{} {}", verb.name, verb.arguments), verb.does);
     }
     code
 }

@@ -13,22 +13,26 @@
 //! The same kernel work as the daemon's: directories of a root file system, the same control groups with the same writes
 //! (v1 hierarchies included), an overlay of idmapped layers, the same namespaces and mounts, a pair of links, the exec.
 
+mod groups;
+mod link;
+
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use groups::{Groups, delegate, enter_v1, remove_tree};
 use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
+use link::veth;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
 };
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitiesSecureBits, Gid};
 use rustix::time::{ClockId, clock_gettime};
@@ -372,154 +376,4 @@ fn mounts(root: &OwnedFd) -> Result<()> {
     mount("mqueue", "dev/mqueue", hardened, "")?;
     mount("tmpfs", "run", MountFlags::NOSUID | MountFlags::NODEV, "mode=755,size=20%")?;
     rustix::process::pivot_root(".", ".").map_err(act("pivot_root"))
-}
-
-/// The hierarchies of this host.
-struct Groups {
-    unified: PathBuf,
-    v1: Vec<(PathBuf, String)>,
-}
-
-impl Groups {
-    fn new() -> Result<Groups> {
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(act("mountinfo"))?;
-        let own = format!("sysctl-bench-{}", std::process::id());
-        let (mut unified, mut v1) = (None, Vec::<(PathBuf, String)>::new());
-        for line in mountinfo.lines() {
-            let Some((mount, fs)) = line.split_once(" - ") else { continue };
-            let Some(root) = mount.split(' ').nth(4) else { continue };
-            let mut fs = fs.split(' ');
-            match (fs.next(), fs.nth(1)) {
-                (Some("cgroup2"), _) if unified.is_none() => unified = Some(Path::new(root).join(&own)),
-                (Some("cgroup"), Some(options)) if !v1.iter().any(|(_, known)| known == options) => {
-                    v1.push((Path::new(root).join(&own), options.to_owned()));
-                }
-                _ => {}
-            }
-        }
-        let groups = Groups { unified: unified.ok_or("no cgroup2")?, v1 };
-        fs::create_dir(&groups.unified).map_err(act("mkdir the group"))?;
-        for (path, options) in &groups.v1 {
-            make_v1(path, options)?;
-        }
-        Ok(groups)
-    }
-
-    fn create(&self, name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
-        let group = self.unified.join(name);
-        fs::create_dir(&group).map_err(act("mkdir the group"))?;
-        let mut v1 = Vec::new();
-        for (base, options) in &self.v1 {
-            let path = base.join(name);
-            make_v1(&path, options)?;
-            limit_v1(&path, options)?;
-            v1.push(path);
-        }
-        for (file, text) in [("cgroup.max.descendants", "4096"), ("cgroup.max.depth", "32")] {
-            fs::write(group.join(file), text).map_err(act(file))?;
-        }
-        let payload = group.join("payload");
-        fs::create_dir(&payload).map_err(act("mkdir the payload"))?;
-        delegate(&payload)?;
-        Ok((group, v1))
-    }
-
-    fn remove(&self) {
-        remove_tree(&self.unified);
-        for (path, _) in &self.v1 {
-            remove_tree(path);
-        }
-    }
-}
-
-fn has(options: &str, controller: &str) -> bool {
-    options.split(',').any(|option| option == controller)
-}
-
-fn make_v1(path: &Path, options: &str) -> Result<()> {
-    fs::create_dir(path).map_err(act("mkdir a v1 group"))?;
-    if has(options, "cpuset") {
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let parent = fs::read_to_string(path.join("..").join(file)).map_err(act(file))?;
-            fs::write(path.join(file), parent.trim()).map_err(act(file))?;
-        }
-    }
-    Ok(())
-}
-
-/// The writes for an instance of which nothing is said.
-fn limit_v1(path: &Path, options: &str) -> Result<()> {
-    const SETTINGS: [(&str, &str, &str); 4] = [
-        ("memory", "memory.limit_in_bytes", "8589934592"),
-        ("cpu", "cpu.cfs_quota_us", "-1"),
-        ("cpu", "cpu.shares", "1024"),
-        ("pids", "pids.max", "16384"),
-    ];
-    for (_, file, text) in SETTINGS.iter().filter(|(controller, ..)| has(options, controller)) {
-        fs::write(path.join(file), text).map_err(act(file))?;
-    }
-    Ok(())
-}
-
-fn enter_v1(groups: &[PathBuf], pid: Pid) -> Result<()> {
-    let text = pid.as_raw_nonzero().to_string();
-    groups.iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), &text).map_err(act("cgroup.procs")))
-}
-
-fn delegate(group: &Path) -> Result<()> {
-    let chown = |path: &Path| lchown(path, Some(BASE), Some(BASE)).map_err(act("chown"));
-    chown(group)?;
-    ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"].iter().try_for_each(|file| chown(&group.join(file)))
-}
-
-fn remove_tree(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(path);
-}
-
-/// A pair of links by one message: the host's end in the bridge and up, the guest's in its namespace.
-fn veth(number: u32, pid: Pid, bridge: u32) -> Result<()> {
-    const NEW_LINK: u16 = 16;
-    const FLAGS: u16 = 0x1 | 0x4 | 0x200 | 0x400; // request, acknowledge, exclusive, create
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-        .map_err(act("socket(netlink)"))?;
-    let header = |up: bool| {
-        let mut header = [0u8; 16];
-        header[8..12].copy_from_slice(&u32::from(up).to_ne_bytes());
-        header[12..16].copy_from_slice(&u32::from(up).to_ne_bytes());
-        header
-    };
-    let mut peer = header(false).to_vec();
-    attribute(&mut peer, 3, b"eth0\0");
-    attribute(&mut peer, 19, &(pid.as_raw_nonzero().get() as u32).to_ne_bytes());
-    let mut data = Vec::new();
-    attribute(&mut data, 1, &peer);
-    let mut info = Vec::new();
-    attribute(&mut info, 1, b"veth\0");
-    attribute(&mut info, 2, &data);
-    let mut message = vec![0u8; 16];
-    message.extend(header(true));
-    attribute(&mut message, 3, format!("bb{}x{number}\0", std::process::id() % 100_000).as_bytes());
-    attribute(&mut message, 10, &bridge.to_ne_bytes());
-    attribute(&mut message, 18, &info);
-    let length = message.len() as u32;
-    message[..4].copy_from_slice(&length.to_ne_bytes());
-    message[4..6].copy_from_slice(&NEW_LINK.to_ne_bytes());
-    message[6..8].copy_from_slice(&FLAGS.to_ne_bytes());
-    rustix::net::send(&socket, &message, SendFlags::empty()).map_err(act("send(netlink)"))?;
-    let mut answer = [0u8; 1024];
-    let length = rustix::io::read(&socket, &mut answer).map_err(act("read(netlink)"))?;
-    let code = answer[..length].get(16..20).and_then(|bytes| bytes.try_into().ok()).map_or(-5, i32::from_ne_bytes);
-    if code == 0 { Ok(()) } else { Err(format!("new veth: {}", Errno::from_raw_os_error(-code))) }
-}
-
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    message.extend((value.len() as u16 + 4).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
 }
