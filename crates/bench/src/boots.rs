@@ -35,7 +35,7 @@ pub(crate) fn launches(
     }
     let mut bare = Bare::new(&field.daemons[0].layer("deb")?, &scratch.join("bare-deb"), bridge)?;
     let rounds = if field.quick { 3 } else { 7 };
-    for round in 0..rounds {
+    for _ in 0..rounds {
         calm();
         let (number, pid, begun) = bare.start(true)?;
         let booted = boot(pid, begun);
@@ -43,10 +43,6 @@ pub(crate) fn launches(
         bare.stop(number)?;
         for daemon in &field.daemons {
             for (who, pool) in &daemon.pools {
-                // Minutes on a directory pool: two samples are enough for a factor of fifty.
-                if *who == "incus" && round >= 2 {
-                    continue;
-                }
                 put_boot(who, launch(daemon, pool), figures);
             }
         }

@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::rows::Field;
 use crate::{Options, Result, act, now_ms, tell};
 
-/// Instances that are made for the rows, of Incus at most (it takes 40 ms for each).
+/// Instances that are made for the rows; Incus takes 40 ms for each.
 const MANY: usize = 1000;
 const MANY_QUICK: usize = 200;
 

@@ -122,7 +122,7 @@ fn run(options: &Options) -> Result<()> {
         return Err("it needs root".into());
     }
     let scratch = Scratch::new()?;
-    let mut figures = figures::Figures { smaller: options.quick, ..figures::Figures::default() };
+    let mut figures = figures::Figures::new(options.quick);
     if options.quick {
         figures.notes.push("--quick: rows about 1,000 instances or 50 guests have fewer and are not judged".into());
     }

@@ -43,6 +43,7 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
             if options.wants(&["5a"]) {
                 figures.put("5a", "incus", Memory::of(incus.pid())?.pss as f64 / 1024.0);
             }
+            figures.notes.extend(incus.missing.clone());
             incus.import(&archive, "bb")?;
             daemons.push(incus);
         }
