@@ -3,6 +3,7 @@
 //! It is built before anything else and on a machine that has nothing yet, so it needs hardly any crate, and none of ours.
 
 mod apt;
+mod bench;
 mod down;
 mod leftovers;
 mod nft;
@@ -37,7 +38,7 @@ struct Verb {
     run: fn(&[String]) -> Result<()>,
 }
 
-const VERBS: [Verb; 8] = [
+const VERBS: [Verb; 9] = [
     Verb {
         name: "up",
         arguments: "",
@@ -64,6 +65,12 @@ const VERBS: [Verb; 8] = [
     },
     Verb { name: "attack", arguments: "", does: "the ring of attacks alone", run: |_| test::one("attack") },
     Verb { name: "crash", arguments: "", does: "the ring of crashes alone", run: |_| test::one("crash") },
+    Verb {
+        name: "bench",
+        arguments: "[--rows 1a,3a] [--quick] [--json FILE]",
+        does: "measure the product beside the bare limit, and Incus where it is installed",
+        run: bench::run,
+    },
     Verb {
         name: "vm",
         arguments: "[12|13] [--rebuild]",
@@ -108,7 +115,7 @@ fn end(name: &str, outcome: Result<()>) -> ExitCode {
 fn usage(code: ExitCode) -> ExitCode {
     say!("usage: cargo xtask VERB");
     for verb in &VERBS {
-        say!("  {:<28}{}", format!("{} {}", verb.name, verb.arguments), verb.does);
+        say!("  {:<46}{}", format!("{} {}", verb.name, verb.arguments), verb.does);
     }
     code
 }
