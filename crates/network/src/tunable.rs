@@ -49,7 +49,7 @@ fn is_uplink(link: &str) -> bool {
     let directory = PathBuf::from("/sys/class/net").join(link);
     let flags = std::fs::read_to_string(directory.join("flags")).unwrap_or_default();
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
-    flags.is_ok_and(|flags| flags & (LOOPBACK | NOARP) == 0) && !directory.join("brport").exists()
+    !flags.is_ok_and(|flags| flags & (LOOPBACK | NOARP) != 0) && !directory.join("brport").exists()
 }
 
 /// Takes changes back, the last first. A setting that somebody else has changed since, or that is gone, is left alone.
