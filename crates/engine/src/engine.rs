@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     unfinished: Mutex<HashMap<Uuid, Operation>>,
     /// The daemon ends and takes its guests along: nothing is to run, whatever is wished.
     pub(crate) halting: AtomicBool,
+    /// Counts the changes of profiles.
+    pub(crate) profiles_version: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Default)]
@@ -272,6 +274,7 @@ impl Engine {
             instances: RwLock::default(),
             unfinished: Mutex::default(),
             halting: AtomicBool::new(false),
+            profiles_version: Default::default(),
             host,
             store,
             events,

@@ -255,6 +255,11 @@ impl Engine {
         .await
     }
 
+    /// Counts the changes of profiles, for whoever keeps something made from them.
+    pub fn profiles_version(&self) -> u64 {
+        self.shared.profiles_version.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Every profile of a project.
     pub fn profiles(&self, project: &ProjectName) -> Vec<ProfileRecord> {
         self.shared.catalog().profiles.values().filter(|p| p.project == *project).cloned().collect()
@@ -292,6 +297,7 @@ impl Engine {
         self.shared.submit_and_wait(vec![profile.put()]).await?;
         let key = (profile.project.clone(), profile.name.clone());
         self.shared.catalog_mut().profiles.insert(key, profile.clone());
+        self.shared.profiles_version.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         self.look_at_users(&profile);
         Ok(())
     }

@@ -10,6 +10,7 @@ mod reply;
 mod request;
 mod routes;
 mod sftp;
+mod told;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub struct App {
     access: Arc<dyn Access>,
     info: ServerInfo,
     execs: execs::Execs,
+    told: told::Told,
     /// Somebody asked the daemon to end, after stopping its instances.
     shutdown: Arc<Notify>,
 }
@@ -44,6 +46,6 @@ pub struct App {
 impl App {
     /// The application.
     pub fn new(engine: Engine, access: Arc<dyn Access>, info: ServerInfo, shutdown: Arc<Notify>) -> Arc<App> {
-        Arc::new(App { engine, access, info, execs: execs::Execs::default(), shutdown })
+        Arc::new(App { engine, access, info, execs: execs::Execs::default(), told: told::Told::default(), shutdown })
     }
 }

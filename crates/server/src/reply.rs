@@ -37,6 +37,17 @@ pub(crate) fn sync<T: Serialize + ?Sized>(metadata: &T) -> Response {
     json(StatusCode::OK, &Sync { kind, status, status_code, operation: "", error_code: 0, error: "", metadata })
 }
 
+/// Content that was written as JSON before.
+pub(crate) fn sync_text(metadata: &str) -> Response {
+    let text = [
+        r#"{"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":"","metadata":"#,
+        metadata,
+        "}\n",
+    ]
+    .concat();
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
 /// Content with its entity tag.
 pub(crate) fn tagged<T: Serialize + ?Sized>(metadata: &T, tag: &str) -> Response {
     let mut response = sync(metadata);

@@ -235,3 +235,29 @@ async fn it_is_told_what_isolates_an_instance() {
     assert_eq!(daemon.client.explain_instance("web1").await.expect_err("stopped").status(), Some(400));
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn lists_tell_what_has_changed() {
+    let daemon = Daemon::new("lists");
+    daemon.import_busybox().await;
+    daemon.launch("web1", &[]).await;
+    daemon.change("web1", "stop", true).await;
+    let list = async || daemon.client.get_instances_full(&Default::default()).await.expect("list").remove(0).instance;
+    assert_eq!(list().await.status, "Stopped");
+    daemon.set("web1", &[("user.a", "b")]).await.expect("set");
+    assert_eq!(list().await.config["user.a"], "b");
+    let profile = daemon.client.get_profile("default").await.expect("profile").value;
+    let mut config = profile.config;
+    config.insert("user.from".into(), "profile".into());
+    let put = sysctl_api::ProfilePut {
+        config: Some(config),
+        devices: Some(profile.devices),
+        description: Some(profile.description),
+    };
+    daemon.client.update_profile("default", &put, None).await.expect("changed");
+    assert_eq!(list().await.expanded_config["user.from"], "profile");
+    daemon.change("web1", "start", false).await;
+    let running = list().await;
+    assert_eq!((running.status.as_str(), running.config["user.a"].as_str()), ("Running", "b"));
+    daemon.finish().await;
+}

@@ -24,6 +24,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
     let views = app.engine.instances();
     let views = views.iter().filter(|view| all || view.record.project == project);
     let recursion = caller.query.recursion();
+    if recursion > 0 && filter.is_empty() {
+        return whole_list(&app, &views.collect::<Vec<_>>(), recursion >= 2).await;
+    }
     let mut items = Vec::new();
     for view in views {
         if recursion == 0 && filter.is_empty() {
@@ -42,6 +45,39 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
         }
     }
     Ok(reply::sync(&items))
+}
+
+/// Every instance whole. What nothing has changed since it was last told is not made again.
+async fn whole_list(app: &App, views: &[&Arc<InstanceView>], full: bool) -> Answer {
+    let mut text = String::from("[");
+    for view in views {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        // What a running instance uses is asked anew each time.
+        if full && view.pid().is_some() {
+            let whole = render::full(render_instance(app, view)?, state_of(app, view).await);
+            text.push_str(&to_text(&whole)?);
+            continue;
+        }
+        let stamp = (view.version, app.engine.profiles_version());
+        let told = match app.told.get(view.record.id, full, stamp) {
+            Some(told) => told,
+            None if full => {
+                let whole = render::full(render_instance(app, view)?, render::stopped_state(view));
+                app.told.keep(view.record.id, full, stamp, to_text(&whole)?)
+            }
+            None => app.told.keep(view.record.id, full, stamp, to_text(&render_instance(app, view)?)?),
+        };
+        text.push_str(&told);
+    }
+    text.push(']');
+    app.told.forget_others(app.engine.instances().iter().map(|view| view.record.id));
+    Ok(reply::sync_text(&text))
+}
+
+fn to_text<T: serde::Serialize>(value: &T) -> Result<String, ApiError> {
+    serde_json::to_string(value).map_err(|error| ApiError::bad(error.to_string()))
 }
 
 pub(crate) fn render_instance(app: &App, view: &InstanceView) -> Result<Instance, ApiError> {

@@ -55,6 +55,8 @@ struct State {
     firewall: Option<Socket>,
     running: HashMap<NetworkName, Running>,
     nics: Vec<NicRules>,
+    /// Links that are being removed.
+    leaving: BTreeSet<String>,
 }
 
 /// All networks.
@@ -89,7 +91,8 @@ impl Networks {
                 }
             }
         }
-        let state = State { route: Socket::route()?, firewall, running: HashMap::new(), nics };
+        let state =
+            State { route: Socket::route()?, firewall, running: HashMap::new(), nics, leaving: BTreeSet::new() };
         let changes = state_dir.join("host-settings");
         Ok(Networks { table, mark: format!("sysctl:{mark}:"), changes, state: Mutex::new(state) })
     }
@@ -242,14 +245,14 @@ impl Networks {
             let mut state = self.state();
             let state = &mut *state;
             state.nics.retain(|known| known.port != nic.host_name);
+            state.leaving.insert(nic.host_name.to_string());
             self.guard(state, |socket| nft::forget_nic(socket, &self.table, &nic.rules))?;
         }
         let networks = self.clone();
         // Removing a link waits for a grace period of the kernel, some 20 ms.
         let removal = tokio::task::spawn_blocking(move || {
-            let mut socket = Socket::route()?;
-            let removed = link::remove(&mut socket, &nic.host_name, &nic.alias);
-            drop(networks);
+            let removed = Socket::route().and_then(|mut socket| link::remove(&mut socket, &nic.host_name, &nic.alias));
+            networks.state().leaving.remove(nic.host_name.as_str());
             removed
         });
         if !running {
@@ -314,11 +317,13 @@ impl Networks {
         }
     }
 
-    /// Links of this host that carry our mark.
+    /// Links of this host that carry our mark, but for those that are on their way out.
     pub(crate) fn our_links(&self) -> Result<Vec<(String, String)>> {
-        let links = link::list(&mut self.state().route)?;
+        let mut state = self.state();
+        let links = link::list(&mut state.route)?;
         Ok(links
             .into_iter()
+            .filter(|link| !state.leaving.contains(&link.name))
             .filter_map(|link| {
                 let rest = link.alias.as_deref()?.strip_prefix(&self.mark)?.to_owned();
                 Some((link.name, rest))
