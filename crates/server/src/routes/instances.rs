@@ -60,14 +60,14 @@ async fn whole_list(app: &App, views: &[&Arc<InstanceView>], full: bool) -> Answ
             text.push_str(&to_text(&whole)?);
             continue;
         }
-        let stamp = (view.version, app.engine.profiles_version());
-        let told = match app.told.get(view.record.id, full, stamp) {
+        let stamp = (view.version, app.engine.profiles_version(), full);
+        let told = match app.told.get(view.record.id, stamp) {
             Some(told) => told,
             None if full => {
                 let whole = render::full(render_instance(app, view)?, render::stopped_state(view));
-                app.told.keep(view.record.id, full, stamp, to_text(&whole)?)
+                app.told.keep(view.record.id, stamp, to_text(&whole)?)
             }
-            None => app.told.keep(view.record.id, full, stamp, to_text(&render_instance(app, view)?)?),
+            None => app.told.keep(view.record.id, stamp, to_text(&render_instance(app, view)?)?),
         };
         text.push_str(&told);
     }
