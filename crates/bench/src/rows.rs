@@ -62,7 +62,7 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
     if options.wants(&["1b"]) {
         starts(&mut field, "1b", true, figures)?;
     }
-    if options.wants(&["3a", "3a-row", "3b"]) {
+    if options.wants(&["3a", "3a-cold", "3a-row", "3b"]) {
         execs(&mut field, figures)?;
     }
     if options.wants(&[
@@ -204,11 +204,36 @@ fn execs(field: &mut Field, figures: &mut Figures) -> Result<()> {
             figures.take("3b", daemon.name, done.map(|_| now_ms() - begun));
         }
     }
+    cold_execs(field, number, figures)?;
     for daemon in &field.daemons {
         daemon.http().state("x", "stop")?;
         daemon.http().delete("x")?;
     }
     field.bare.stop(number).map(drop)
+}
+
+/// The first exec in a while, by each in turn: what was made ready for the next one by the last is gone by then.
+fn cold_execs(field: &mut Field, number: u32, figures: &mut Figures) -> Result<()> {
+    // A keeper holds a stage ready for five seconds.
+    const PAUSE: Duration = Duration::from_secs(6);
+    let contenders = field.daemons.len() + 1;
+    for round in 0..if field.quick { 3 } else { 9 } {
+        // One pause for all: each waits for the others' too, which only makes it colder.
+        std::thread::sleep(PAUSE);
+        for place in 0..contenders {
+            calm();
+            match turn(round, place, contenders).checked_sub(1) {
+                None => figures.take("3a-cold", "bare", field.bare.exec(number)),
+                Some(index) => {
+                    let daemon = &field.daemons[index];
+                    let mut http = daemon.http();
+                    http.ask("GET", "/1.0", &Value::Null)?;
+                    figures.take("3a-cold", daemon.name, exec(&mut http));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One exec after a pause, and then a few without.
