@@ -77,7 +77,7 @@ async fn a_stop_and_a_delete_end_as_wished() {
             daemon.try_delete("web1").await.expect("deleted");
         }
     }
-    eprintln!("daemon killed at {MOMENTS} moments of stops and deletes: violations 0");
+    eprintln!("daemon killed at {MOMENTS} moments, half of stops and half of deletes: violations 0");
     daemon.finish().await;
 }
 
