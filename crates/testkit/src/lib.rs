@@ -3,6 +3,7 @@
 //! Never a dependency of anything but tests.
 
 pub mod fake;
+pub mod model;
 pub mod mount;
 pub mod tree;
 
@@ -69,4 +70,9 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(std::time::Instant::now() < deadline, "waited 10 s for {what}");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+}
+
+/// How much of something a test does: `all` when everything is asked for, else what fits a run of all rings.
+pub fn budget(ci: usize, all: usize) -> usize {
+    if std::env::var_os("SYSCTL_TEST_ALL").is_some() { all } else { ci }
 }
