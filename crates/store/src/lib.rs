@@ -3,6 +3,7 @@
 //! A document is JSON text under `(kind, key)`; this crate does not look into it. No SQL leaves this crate, and none of its
 //! callers' rules come in. One thread writes; transactions that wait for it at the same moment share one fsync.
 
+mod memory;
 mod migrate;
 mod writer;
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::oneshot;
 
+pub use memory::{Kept, Memory, Told};
 pub use migrate::LATEST;
 
 /// A document.
@@ -188,8 +190,14 @@ impl TxnError {
 #[derive(Debug, Clone)]
 pub struct Store {
     path: Arc<PathBuf>,
-    writer: writer::Handle,
-    reader: Arc<Mutex<Connection>>,
+    place: Place,
+}
+
+/// Where the documents are.
+#[derive(Debug, Clone)]
+enum Place {
+    File { writer: writer::Handle, reader: Arc<Mutex<Connection>> },
+    Memory(Memory),
 }
 
 impl Store {
@@ -205,7 +213,13 @@ impl Store {
         let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
         reader.execute_batch("PRAGMA cache_size = -256; PRAGMA query_only = 1;").map_err(failed)?;
         let writer = writer::start(connection).map_err(|source| OpenError::Io { path: text.clone(), source })?;
-        Ok(Store { path: Arc::new(path.to_owned()), writer, reader: Arc::new(Mutex::new(reader)) })
+        let place = Place::File { writer, reader: Arc::new(Mutex::new(reader)) };
+        Ok(Store { path: Arc::new(path.to_owned()), place })
+    }
+
+    /// A database that ends with its process, for tests.
+    pub fn in_memory(memory: Memory) -> Store {
+        Store { path: Arc::new(PathBuf::from(":memory:")), place: Place::Memory(memory) }
     }
 
     /// The file.
@@ -215,7 +229,10 @@ impl Store {
 
     /// Hands a transaction to the writer. The receiver resolves once it is on the disk, with its revision.
     pub fn submit(&self, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
-        self.writer.submit(txn)
+        match &self.place {
+            Place::File { writer, .. } => writer.submit(txn),
+            Place::Memory(memory) => memory.submit(txn),
+        }
     }
 
     /// Does a transaction and waits until it is on the disk; its revision.
@@ -223,58 +240,74 @@ impl Store {
         self.submit(txn).await.unwrap_or_else(|_| Err(TxnError::Broken("its writer has ended".into())))
     }
 
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, TxnError> {
-        let reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        query(&reader).map_err(|error| TxnError::Broken(error.to_string()))
+    /// Asks the file, or the memory.
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        look: impl FnOnce(&Memory) -> T,
+    ) -> Result<T, TxnError> {
+        match &self.place {
+            Place::File { reader, .. } => {
+                let reader = reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                query(&reader).map_err(|error| TxnError::Broken(error.to_string()))
+            }
+            Place::Memory(memory) => Ok(look(memory)),
+        }
     }
 
     /// One document. Blocks for a read of the disk.
     pub fn get(&self, kind: &str, key: &str) -> Result<Option<Document>, TxnError> {
-        self.read(|c| {
+        let query = |c: &Connection| {
             c.prepare_cached("SELECT key, revision, body FROM document WHERE kind = ?1 AND key = ?2")?
                 .query_row((kind, key), document)
                 .optional()
-        })
+        };
+        self.read(query, |memory| memory.get(kind, key))
     }
 
     /// All documents of a kind, by key. Blocks for a read of the disk.
     pub fn list(&self, kind: &str) -> Result<Vec<Document>, TxnError> {
-        self.read(|c| {
+        let query = |c: &Connection| {
             c.prepare_cached("SELECT key, revision, body FROM document WHERE kind = ?1 ORDER BY key")?
                 .query_map([kind], document)?
                 .collect()
-        })
+        };
+        self.read(query, |memory| memory.list(kind))
     }
 
     /// All that is claimed in a space: (value, owner), by value. Blocks for a read of the disk.
     pub fn claims(&self, space: &str) -> Result<Vec<(String, String)>, TxnError> {
-        self.read(|c| {
+        let query = |c: &Connection| {
             c.prepare_cached("SELECT value, owner FROM claim WHERE space = ?1 ORDER BY value")?
                 .query_map([space], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
-        })
+        };
+        self.read(query, |memory| memory.claims(space))
     }
 
     /// Kept events numbered `from` and up, at most `limit`. Blocks for a read of the disk.
     pub fn events(&self, from: u64, limit: u32) -> Result<Vec<Event>, TxnError> {
-        self.read(|c| {
+        let query = |c: &Connection| {
             c.prepare_cached("SELECT sequence, at_ms, body FROM event WHERE sequence >= ?1 ORDER BY sequence LIMIT ?2")?
                 .query_map((from as i64, limit), |row| {
                     Ok(Event { sequence: row.get::<_, i64>(0)? as u64, at_ms: row.get(1)?, body: row.get(2)? })
                 })?
                 .collect()
-        })
+        };
+        self.read(query, |memory| memory.events(from, limit))
     }
 
     /// Number of the newest kept event, 0 when there is none. Blocks for a read of the disk.
     pub fn last_event(&self) -> Result<u64, TxnError> {
-        self.read(|c| c.query_row("SELECT coalesce(max(sequence), 0) FROM event", [], |row| row.get::<_, i64>(0)))
-            .map(|n| n as u64)
+        let query = |c: &Connection| {
+            c.query_row("SELECT coalesce(max(sequence), 0) FROM event", [], |row| row.get::<_, i64>(0))
+        };
+        self.read(|c| query(c).map(|n| n as u64), Memory::last_event)
     }
 
     /// What SQLite's own check says of the file; `None` when it is whole.
     pub fn check(&self) -> Result<Option<String>, TxnError> {
-        self.read(migrate::quick_check)
+        self.read(migrate::quick_check, |_| None)
     }
 }
 
