@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("sysctl-client", &["sysctl-api"]),
     ("sysctl-cli", &["sysctl-api", "sysctl-client"]),
     // Support.
-    ("testkit", &["config", "engine", "kernel", "model", "plan"]),
+    ("testkit", &["config", "engine", "kernel", "model", "plan", "store"]),
     ("xtask", &[]),
     // Its limit does by the same calls what the runtime does.
     ("bench", &["kernel"]),
