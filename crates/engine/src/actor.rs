@@ -271,6 +271,7 @@ impl Worker<'_> {
         let (told, gate) = watch::channel(None);
         let committing = async {
             let result = commit.await.unwrap_or_else(|_| Err(store::TxnError::Broken("its writer has ended".into())));
+            self.shared.committed();
             if let Some(accepted) = accepted {
                 let answer = result.clone().map(|_| operation.view()).map_err(Error::from);
                 let _ = accepted.send(answer);

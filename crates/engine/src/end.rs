@@ -11,6 +11,9 @@ use crate::events::{Events, Happening, Logging};
 use crate::operations::{OperationView, Status};
 use crate::verbs::Verb;
 
+/// How long a purge waits for what is under way: a guest has half a minute for its shutdown.
+const UNDER_WAY: std::time::Duration = std::time::Duration::from_secs(40);
+
 impl Engine {
     /// Writes down everything that was told.
     pub async fn flush(&self) -> Result<()> {
@@ -28,6 +31,8 @@ impl Engine {
     /// Removes every instance, image and network. Returns what could not be removed and why.
     pub async fn purge(&self) -> Vec<String> {
         let mut failed = Vec::new();
+        // What an earlier end began goes on first, so that nothing is asked for twice.
+        let _ = tokio::time::timeout(UNDER_WAY, self.rest()).await;
         // All at once: each waits for its own guest.
         let instances: Vec<_> =
             self.instances().into_iter().map(|view| tokio::spawn(self.clone().remove(view))).collect();

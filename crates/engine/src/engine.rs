@@ -90,13 +90,20 @@ impl Shared {
     /// Hands changes to the database, together with the events that are to be kept.
     pub(crate) fn submit(&self, mut ops: Vec<Op>) -> oneshot::Receiver<std::result::Result<u64, TxnError>> {
         ops.extend(self.events.take_unkept());
+        self.host.passed("before", "commit");
         self.store.submit(Txn { compare: Vec::new(), ops })
     }
 
     pub(crate) async fn submit_and_wait(&self, ops: Vec<Op>) -> Result<()> {
         let answer = self.submit(ops).await;
+        self.committed();
         answer.unwrap_or_else(|_| Err(TxnError::Broken("its writer has ended".into())))?;
         Ok(())
+    }
+
+    /// A commit is on the disk, or was refused.
+    pub(crate) fn committed(&self) {
+        self.host.passed("after", "commit");
     }
 
     /// What the loop works towards for a record.

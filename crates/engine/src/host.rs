@@ -63,6 +63,9 @@ pub trait Host: Send + Sync + 'static {
     /// What a running guest uses.
     fn usage<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Usage, StepError>>;
 
+    /// Told of the moments `before` and `after` something, like a commit, for tests that have the daemon die there.
+    fn passed(&self, _when: &str, _what: &str) {}
+
     /// Names and addresses, all of them, for whoever answers for them.
     fn names(&self, names: &[NameEntry]);
 

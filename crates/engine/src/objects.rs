@@ -194,10 +194,16 @@ impl Engine {
         let work = work(operation.clone());
         tokio::spawn(async move {
             let result = work.await.map_err(|error| error.to_string());
-            let view = operation.tell_end(result);
-            let mut ops = vec![operations::document(&view)];
-            ops.extend(shared.operations.retire(&view));
-            drop(shared.submit(ops));
+            let view = operation.as_ended(result);
+            // No loop takes it up after a crash, so its end is on the disk before anybody is told.
+            if let Err(error) = shared.submit_and_wait(vec![operations::document(&view)]).await {
+                tracing::error!(operation = %view.id, %error, "its end could not be written down");
+            }
+            operation.tell_ended(&view);
+            let old = shared.operations.retire(&view);
+            if !old.is_empty() {
+                drop(shared.submit(old));
+            }
             operation.end(view);
         });
         Ok(view)

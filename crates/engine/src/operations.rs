@@ -306,6 +306,13 @@ impl Operation {
     /// Tells its end and returns it as it will be. Whoever waits for it is woken by [`Operation::end`], once what must not
     /// be overtaken by the next request has been submitted.
     pub(crate) fn tell_end(&self, result: std::result::Result<(), String>) -> OperationView {
+        let view = self.as_ended(result);
+        self.tell_ended(&view);
+        view
+    }
+
+    /// As it will be once it has ended so; nobody is told yet.
+    pub(crate) fn as_ended(&self, result: std::result::Result<(), String>) -> OperationView {
         let mut view = self.view();
         view.updated_ms = clock::now_ms();
         match result {
@@ -315,8 +322,12 @@ impl Operation {
                 view.error = error;
             }
         }
-        self.shared.events.tell(&view.project, Happening::Operation(view.clone()));
         view
+    }
+
+    /// Tells the end that [`Operation::as_ended`] made.
+    pub(crate) fn tell_ended(&self, view: &OperationView) {
+        self.shared.events.tell(&view.project, Happening::Operation(view.clone()));
     }
 
     /// Wakes whoever waits.

@@ -1,6 +1,7 @@
 //! The daemon: reads its options, takes what is its own on this host, and serves the API until it is told to end.
 
 mod claims;
+mod crash;
 mod host;
 mod log;
 mod options;
@@ -20,7 +21,7 @@ use options::Options;
 use server::{App, ServerInfo};
 use sha2::{Digest, Sha256};
 use store::Store;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 /// Name of the database in the state directory.
@@ -66,6 +67,7 @@ struct Daemon {
 }
 
 async fn run(options: Options) -> Result<(), String> {
+    crash::arm()?;
     let daemon = start(&options).await?;
     if options.purge {
         return purge(daemon).await;
@@ -83,10 +85,13 @@ async fn run(options: Options) -> Result<(), String> {
     };
     let app = App::new(daemon.engine.clone(), daemon.host.clone(), info, shutdown.clone());
     tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), "ready");
+    // Taken before anybody is told that we are ready: whoever ends us then finds us willing.
+    let mut ends = Ends::take().map_err(|e| format!("take signals: {e}"))?;
+    crash::ready();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let stop_instances = tokio::select! {
         () = server::serve(listener, app) => false,
-        () = told_to_end() => false,
+        () = ends.told() => false,
         () = shutdown.notified() => true,
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -95,19 +100,29 @@ async fn run(options: Options) -> Result<(), String> {
         daemon.engine.halt().await;
     }
     // What was told is on the disk before the end.
+    crash::moment("before", "flush");
     let flushed = daemon.engine.flush().await;
+    crash::moment("after", "flush");
     tracing::info!(instances_left_running = !stop_instances, "ending");
     flushed.map_err(|error| error.to_string())
 }
 
 /// SIGTERM, SIGINT: the daemon ends, guests do not notice.
-async fn told_to_end() {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        },
-        _ => tracing::error!("signals cannot be taken"),
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn take() -> std::io::Result<Ends> {
+        Ok(Ends { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -130,7 +145,9 @@ async fn start(options: &Options) -> Result<Daemon, String> {
     let mark = mark(&state_dir);
     let database = state_dir.join(DATABASE);
     let store = Store::open(&database).map_err(|error| chain(&error))?;
+    crash::moment("before", "claim");
     let claim = claims::take(&state_dir, &mark, &store, options.id_range).await?;
+    crash::moment("after", "claim");
     let config = HostConfig {
         state_dir: state_dir.clone(),
         runtime_dir: runtime_dir.clone(),
@@ -140,6 +157,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
         image_ids: claim.image_ids(),
     };
     let host = Arc::new(RealHost::find(config).await.map_err(|error| error.to_string())?);
+    crash::moment("after", "host");
     let pool = PoolSpec {
         name: "default".parse().map_err(|_| "the name of the first pool")?,
         driver: "overlay".into(),
@@ -151,6 +169,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
         first_start: FirstStart { pool: Some(pool), network: claim.network() },
     };
     let engine = Engine::start(host.clone(), store, config).await.map_err(|error| error.to_string())?;
+    crash::moment("after", "engine");
     log::tell(engine.events().clone());
     Ok(Daemon { engine, host, mark, state_dir, runtime_dir, _locks: locks })
 }
@@ -161,9 +180,12 @@ async fn purge(daemon: Daemon) -> Result<(), String> {
     if !failed.is_empty() {
         return Err(format!("not everything could be removed, so all files are kept: {}", failed.join("; ")));
     }
+    crash::moment("before", "leave");
     daemon.host.leave().await.map_err(|error| error.to_string())?;
+    crash::moment("after", "leave");
     claims::give_back(&daemon.mark).map_err(|e| format!("give back the claim of ids: {e}"))?;
     for directory in [&daemon.runtime_dir, &daemon.state_dir] {
+        crash::moment("before", "remove directory");
         std::fs::remove_dir_all(directory).map_err(|e| format!("remove {}: {e}", directory.display()))?;
     }
     Ok(())

@@ -30,6 +30,7 @@ use runtime::wire::Blob;
 use storage::OverlayPool;
 use tokio::sync::mpsc;
 
+use crate::crash;
 use boots::Boots;
 use images::Images;
 use network::Networks;
@@ -371,11 +372,21 @@ impl Host for RealHost {
     }
 
     fn apply<'a>(&'a self, step: &'a Step, progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>> {
-        Box::pin(self.act(step, progress))
+        Box::pin(async move {
+            crash::moment("before", step.name());
+            let done = self.act(step, progress).await;
+            crash::moment("after", step.name());
+            done
+        })
     }
 
     fn exec<'a>(&'a self, boot: Boot, order: ExecOrder) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
-        Box::pin(self.run(boot, order))
+        Box::pin(async move {
+            crash::moment("before", "exec");
+            let done = self.run(boot, order).await;
+            crash::moment("after", "exec");
+            done
+        })
     }
 
     fn console<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
@@ -387,6 +398,10 @@ impl Host for RealHost {
 
     fn usage<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Usage, StepError>> {
         Box::pin(usage::of(self, boot))
+    }
+
+    fn passed(&self, when: &str, what: &str) {
+        crash::moment(when, what);
     }
 
     fn names(&self, names: &[NameEntry]) {

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod crashing;
+pub mod strace;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
@@ -30,6 +33,8 @@ pub struct Daemon {
     state_dir: PathBuf,
     child: Option<Child>,
     environment: Vec<(String, String)>,
+    /// What its start is wrapped in: strace and its words.
+    tracer: Vec<String>,
     purged: bool,
 }
 
@@ -63,7 +68,8 @@ impl Daemon {
         testkit::require_root();
         let client = Client::new(scratch.join("run/unix.socket"));
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let mut daemon = Daemon { client, scratch, state_dir, child: None, environment, purged: false };
+        let mut daemon =
+            Daemon { client, scratch, state_dir, child: None, environment, tracer: Vec::new(), purged: false };
         daemon.start();
         daemon
     }
@@ -99,17 +105,31 @@ impl Daemon {
 
     /// Starts the daemon and waits until it says that it is ready, as systemd would.
     pub fn start(&mut self) {
+        let notify = self.begin();
+        let mut said = [0u8; 256];
+        let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("not ready: {e}\n{}", self.log()));
+        assert!(said[..length].starts_with(b"READY=1"), "{}", self.log());
+    }
+
+    /// Starts the daemon; it will say on the returned socket that it is ready.
+    fn begin(&mut self) -> UnixDatagram {
         let path = self.scratch.join("notify");
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path).expect("bind the notify socket");
         notify.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
         let log = File::options().create(true).append(true).open(self.scratch.join("log")).expect("open the log");
-        let mut command = self.command();
+        let mut command = self.traced(self.command());
         command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("start sysctld"));
-        let mut said = [0u8; 256];
-        let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("not ready: {e}\n{}", self.log()));
-        assert!(said[..length].starts_with(b"READY=1"), "{}", self.log());
+        notify
+    }
+
+    fn traced(&self, command: Command) -> Command {
+        let Some((tracer, words)) = self.tracer.split_first() else { return command };
+        let mut traced = Command::new(tracer);
+        traced.args(words).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+        traced.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        traced
     }
 
     pub fn log(&self) -> String {
@@ -261,7 +281,7 @@ impl Daemon {
     }
 
     /// Everything on the host that carries this test's directory or its mark.
-    fn traces(&self) -> Vec<String> {
+    pub fn traces(&self) -> Vec<String> {
         let directory = self.scratch.path().display().to_string();
         let mark = mark(&self.state_dir());
         let mut traces = Vec::new();
@@ -307,6 +327,26 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// A process, as `/proc` tells of it.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    pub arguments: String,
+}
+
+/// Every process that runs.
+pub fn processes() -> Vec<Process> {
+    let of = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())?;
+        let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        Some(Process { pid, parent, arguments })
+    };
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| of(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
 /// The short hash that names on the host carry.
