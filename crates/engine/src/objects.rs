@@ -188,7 +188,12 @@ impl Engine {
             metadata: BTreeMap::new(),
             may_cancel: false,
         }));
-        self.shared.submit_and_wait(vec![operations::document(&operation.view())]).await?;
+        let begun = self.shared.submit_and_wait(vec![operations::document(&operation.view())]).await;
+        if let Err(error) = begun {
+            // Nobody was promised anything, and nobody waits for it.
+            operation.finish_unkept(&self.shared.operations, Err(error.to_string()));
+            return Err(error);
+        }
         let view = operation.view();
         let shared = self.shared.clone();
         let work = work(operation.clone());

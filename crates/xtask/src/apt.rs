@@ -12,7 +12,7 @@ use crate::{Result, run};
 pub(crate) const RUN: [&str; 4] = ["gcc", "libc6-dev", "mmdebstrap", "debian-archive-keyring"];
 
 /// What tests on the real host call in addition.
-pub(crate) const TEST: [&str; 8] = [
+pub(crate) const TEST: [&str; 9] = [
     "busybox-static",
     "ca-certificates",
     "coreutils",
@@ -20,6 +20,7 @@ pub(crate) const TEST: [&str; 8] = [
     "iproute2",
     "iputils-ping",
     "nftables",
+    "strace",
     "util-linux",
 ];
 

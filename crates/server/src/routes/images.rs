@@ -169,8 +169,10 @@ impl Upload {
     }
 
     async fn finish(mut self, wish: ImageWish) -> Answer {
+        let operation = self.app.engine.import_image(self.name.clone(), wish).await?;
+        // The operation's from now on.
         self.finished = true;
-        Ok(reply::operation(&self.app.engine.import_image(self.name.clone(), wish).await?))
+        Ok(reply::operation(&operation))
     }
 }
 

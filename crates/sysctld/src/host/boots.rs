@@ -295,9 +295,9 @@ impl Boots {
 
     pub(crate) async fn create_group(&self, boot: Boot, settings: &Settings, owner: u32) -> Result<(), StepError> {
         let settings = settings.clone();
-        self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await?;
+        // Known before there is anything of it: what a failure leaves half made is then seen, and removed.
         self.entries().entry(boot).or_default();
-        Ok(())
+        self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await
     }
 
     pub(crate) fn set_limits(&self, boot: Boot, settings: &Settings) -> Result<(), StepError> {

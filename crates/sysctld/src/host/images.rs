@@ -115,13 +115,13 @@ impl Images {
         progress: Progress<'_>,
     ) -> Result<ImageFacts, StepError> {
         const STEP: &str = "adopt_image";
-        let failed = |e: io::Error| words::because(STEP, &e);
         let from = self.uploads.join(upload);
         let split = from.join("rootfs").exists();
         let name = fs::read_to_string(from.join("filename")).unwrap_or_default();
         // Under a name of its own until the content says what it is.
         let unknown = Fingerprint(hash_of(upload));
-        let stage = pool.begin_layer(unknown).map_err(|e| words::because(STEP, &e))?;
+        let begun = pool.begin_layer(unknown).map_err(|e| words::because(STEP, &e));
+        let stage = begun.inspect_err(|_| drop((pool.remove_partial(unknown), fs::remove_dir_all(&from))))?;
         let text = |path: PathBuf| path.display().to_string();
         let mut argv = self.arguments("unpack", &stage);
         if split {
@@ -135,18 +135,35 @@ impl Images {
             argv.extend(["--unified".into(), text(from.join("image"))]);
         }
         let result = self.child(STEP, argv, progress).await;
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                let _ = pool.remove_partial(unknown);
-                let _ = fs::remove_dir_all(&from);
-                return Err(error);
-            }
-        };
-        pool.publish_layer_as(unknown, outcome.fingerprint).map_err(|e| words::because(STEP, &e))?;
-        let facts = facts(&outcome, None, split, name);
-        self.publish(&from, &facts).map_err(failed)?;
-        Ok(facts)
+        let result = result.and_then(|outcome| {
+            let facts = facts(&outcome, None, split, name);
+            self.publish_both(STEP, &from, &facts, pool, unknown).map(|()| facts)
+        });
+        if result.is_err() {
+            let _ = pool.remove_partial(unknown);
+            let _ = fs::remove_dir_all(&from);
+        }
+        result
+    }
+
+    /// Publishes an image and its layer: both, or neither.
+    fn publish_both(
+        &self,
+        step: &str,
+        from: &Path,
+        facts: &ImageFacts,
+        pool: &OverlayPool,
+        begun: Fingerprint,
+    ) -> Result<(), StepError> {
+        let was_there = self.of(facts.fingerprint).join("facts.json").exists();
+        let published = self
+            .publish(from, facts)
+            .map_err(|e| words::because(step, &e))
+            .and_then(|()| pool.publish_layer_as(begun, facts.fingerprint).map_err(|e| words::because(step, &e)));
+        if published.is_err() && !was_there {
+            let _ = self.remove(facts.fingerprint);
+        }
+        published
     }
 
     /// Builds an image from a recipe, unpacked in `pool` already.
@@ -163,26 +180,24 @@ impl Images {
         let partial = self.directory.join(format!(".partial-{recipe}"));
         let _ = fs::remove_dir_all(&partial);
         let scratch = partial.join("scratch");
-        fs::create_dir_all(&scratch).map_err(failed)?;
-        let stage = pool.begin_layer(recipe).map_err(|e| words::because(STEP, &e))?;
+        let begun = fs::create_dir_all(&scratch).map_err(failed);
+        let begun = begun.and_then(|()| pool.begin_layer(recipe).map_err(|e| words::because(STEP, &e)));
+        let stage = begun.inspect_err(|_| drop((pool.remove_partial(recipe), fs::remove_dir_all(&partial))))?;
         let text = |path: &Path| path.display().to_string();
         let mut argv = self.arguments("build", &stage);
         let (scratch_text, out) = (text(&scratch), text(&partial.join("image")));
         argv.extend(["--recipe".into(), text(file), "--scratch".into(), scratch_text, "--out".into(), out]);
         let result = self.child(STEP, argv, progress).await;
         let _ = fs::remove_dir_all(&scratch);
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                let _ = fs::remove_dir_all(&partial);
-                let _ = pool.remove_partial(recipe);
-                return Err(error);
-            }
-        };
-        pool.publish_layer_as(recipe, outcome.fingerprint).map_err(|e| words::because(STEP, &e))?;
-        let facts = facts(&outcome, Some(recipe), false, String::new());
-        self.publish(&partial, &facts).map_err(failed)?;
-        Ok(facts)
+        let result = result.and_then(|outcome| {
+            let facts = facts(&outcome, Some(recipe), false, String::new());
+            self.publish_both(STEP, &partial, &facts, pool, recipe).map(|()| facts)
+        });
+        if result.is_err() {
+            let _ = fs::remove_dir_all(&partial);
+            let _ = pool.remove_partial(recipe);
+        }
+        result
     }
 
     /// Unpacks an image in a pool that has not got its layer.
@@ -205,8 +220,10 @@ impl Images {
         } else {
             argv.extend(["--unified".into(), text("image")]);
         }
-        let outcome = self.child(STEP, argv, progress).await?;
+        let outcome = self.child(STEP, argv, progress).await;
+        let outcome = outcome.inspect_err(|_| drop(pool.remove_partial(fingerprint)))?;
         if outcome.fingerprint != fingerprint {
+            let _ = pool.remove_partial(fingerprint);
             return Err(StepError {
                 hint: Some("delete the image and import or build it again".into()),
                 ..engine::step_error(
@@ -215,7 +232,8 @@ impl Images {
                 )
             });
         }
-        pool.publish_layer(fingerprint).map_err(|e| words::because(STEP, &e))
+        let published = pool.publish_layer(fingerprint).map_err(|e| words::because(STEP, &e));
+        published.inspect_err(|_| drop(pool.remove_partial(fingerprint)))
     }
 
     /// Removes an image's files; its layers are the pools'.

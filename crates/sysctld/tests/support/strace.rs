@@ -10,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 pub const CHANGING: &str = "openat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,sendmsg,pwrite64,\
                             fsync,fdatasync,ftruncate,write,syncfs,fchownat,chmod,fchmod,utimensat,socket,bind";
 
+/// How often it is looked whether strace has ended, 5 ms apart, before it is killed.
+const PATIENT_LOOKS: usize = 400;
+
 /// What is done at a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Injection {
@@ -62,13 +65,29 @@ impl Tracer {
         statuses.all(|status| status.is_ok_and(|status| status.contains(&line)))
     }
 
-    /// Lets go of everything; what was logged.
-    pub fn detach(mut self) -> String {
-        if self.child.try_wait().expect("wait for strace").is_none() {
+    /// Lets go of everything; what was logged. When all that it traced is dead it ends by itself, and should not be told to:
+    /// it may wait for the first thread before it has taken leave of the others, for ever. Then it is killed.
+    pub fn detach(mut self, is_dead: bool) -> String {
+        if !is_dead && self.child.try_wait().expect("wait for strace").is_none() {
             super::signal(self.child.id(), rustix::process::Signal::TERM);
-            self.child.wait().expect("wait for strace");
         }
+        let mut looks = 0;
+        testkit::eventually("strace to end", || {
+            looks += 1;
+            if looks > PATIENT_LOOKS {
+                self.child.kill().expect("kill strace");
+            }
+            self.child.try_wait().expect("wait for strace")
+        });
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // Whatever it still has goes on without it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
