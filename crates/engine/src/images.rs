@@ -140,8 +140,26 @@ pub(crate) async fn add(
     };
     let op = record.put();
     shared.catalog_mut().images.insert(fingerprint, record);
+    if let Err(error) = shared.submit_and_wait(vec![op]).await {
+        // Not remembered, so it is not here either: whoever is told that it failed must not find it.
+        shared.catalog_mut().images.remove(&fingerprint);
+        forget_files(shared, fingerprint).await;
+        return Err(error);
+    }
     tell(shared, "image-created", fingerprint);
-    shared.submit_and_wait(vec![op]).await
+    Ok(())
+}
+
+/// Removes what there is of an image that nobody knows.
+async fn forget_files(shared: &Arc<Shared>, fingerprint: Fingerprint) {
+    let pools: Vec<PoolName> = shared.catalog().pools.keys().cloned().collect();
+    let unused = pools.into_iter().filter(|pool| !shared.is_layer_used(fingerprint, pool));
+    let layers = unused.map(|pool| Step::RemoveLayer { fingerprint, pool });
+    for step in std::iter::once(Step::RemoveImage { fingerprint }).chain(layers.collect::<Vec<_>>()) {
+        if let Err(error) = shared.host.apply(&step, &|_| {}).await {
+            tracing::error!(%fingerprint, %error, "not removed; the next start of the daemon does it");
+        }
+    }
 }
 
 /// Tells a step in an image's life.

@@ -255,7 +255,13 @@ impl Engine {
             // The wish first: what is left on the disk without it is swept.
             let mut ops = vec![record.delete()];
             ops.extend(aliases.iter().map(Record::delete));
-            shared.submit_and_wait(ops).await?;
+            if let Err(error) = shared.submit_and_wait(ops).await {
+                // It is remembered still, so it is here still.
+                let mut catalog = shared.catalog_mut();
+                catalog.aliases.extend(aliases.into_iter().map(|alias| (alias.name.clone(), alias)));
+                catalog.images.insert(fingerprint, record);
+                return Err(error);
+            }
             images::tell(shared, "image-deleted", fingerprint);
             shared.host.apply(&Step::RemoveImage { fingerprint }, &|_| {}).await?;
             for pool in record.pools.iter().filter(|pool| !shared.is_layer_used(fingerprint, pool)) {

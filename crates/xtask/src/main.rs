@@ -64,7 +64,12 @@ const VERBS: [Verb; 9] = [
         run: tidy::run,
     },
     Verb { name: "attack", arguments: "", does: "the ring of attacks alone", run: |_| test::one("attack") },
-    Verb { name: "crash", arguments: "", does: "the ring of crashes alone", run: |_| test::one("crash") },
+    Verb {
+        name: "crash",
+        arguments: "[--all]",
+        does: "the ring of crashes alone; with --all every point instead of a spread, which takes an hour",
+        run: test::crash,
+    },
     Verb {
         name: "bench",
         arguments: "[--rows 1a,3a] [--quick] [--json FILE]",

@@ -35,6 +35,22 @@ pub(crate) fn count(output: &str) -> Option<Count> {
     sum
 }
 
+/// What tests say that they counted: whatever follows `figure: ` in lines that begin so.
+pub(crate) fn figures(output: &str) -> Vec<&str> {
+    output.lines().filter_map(|line| line.trim_start_matches('.').strip_prefix("figure: ")).collect()
+}
+
+/// The sums of figures like `crash points 12, violations 0: …`; `None` when there is none.
+pub(crate) fn crash_points(figures: &[String]) -> Option<(u64, u64)> {
+    let parse = |figure: &String| {
+        let (_, rest) = figure.split_once("crash points ")?;
+        let (points, rest) = rest.split_once(", violations ")?;
+        let (violations, _) = rest.split_once(':')?;
+        Some((points.parse::<u64>().ok()?, violations.parse::<u64>().ok()?))
+    };
+    figures.iter().filter_map(parse).reduce(|sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
 /// Names of tests that failed.
 pub(crate) fn failures(output: &str) -> Vec<&str> {
     let failed = |line: &'_ str| line.starts_with("test ") && line.contains("... FAILED");
@@ -52,6 +68,16 @@ mod tests {
     const OUTPUT: &str = "running 3 tests\ntest a ... ok\ntest b::c ... FAILED\ntest d ... FAILED (1.2 s)\n\n\
         test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.01s\n\
         test result: ok. 12 passed; 0 failed; 0 ignored\n";
+
+    #[test]
+    fn figures_are_found_and_summed() {
+        let output =
+            "figure: crash points 12, violations 0: a: b\n.figure: crash points 3, violations 1: c\nfigure: 7 ms\n";
+        let found: Vec<String> = figures(output).into_iter().map(str::to_owned).collect();
+        assert_eq!(found.len(), 3);
+        assert_eq!(crash_points(&found), Some((15, 1)));
+        assert_eq!(crash_points(&found[2..]), None);
+    }
 
     #[test]
     fn result_lines_are_summed() {

@@ -19,6 +19,9 @@ use crate::{Result, apt, leftovers, programs, run, tidy, vm};
 /// What one test program may take. Building images and thousands of faults take minutes on a slow machine.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// The same when everything is asked for: every point of a crash is some 0.3 s, and a program has a few thousand.
+const LIMIT_OF_ALL: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// Lines of a failed program that are shown; all are in its log.
 const SHOWN: usize = 60;
 
@@ -31,7 +34,7 @@ enum Outcome {
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     match arguments {
-        [] => all(&rings::ALL),
+        [] => all(&rings::ALL, LIMIT),
         [flag, name] if flag == "--ring" => one(name),
         _ => Err("usage: cargo xtask test [--ring NAME]".to_owned()),
     }
@@ -43,11 +46,20 @@ pub(crate) fn one(name: &str) -> Result<()> {
         let names: Vec<&str> = rings::ALL.iter().map(|ring| ring.name()).collect();
         format!("there is no ring {name:?}: possible is {}", names.join(", "))
     })?;
-    all(&[ring])
+    all(&[ring], LIMIT)
 }
 
-fn all(rings: &[Ring]) -> Result<()> {
-    let mut session = Session { workspace: workspace::load()?, programs: None, built: None, progress: Progress::new() };
+/// The ring of crashes: a spread of its points, or all of them.
+pub(crate) fn crash(arguments: &[String]) -> Result<()> {
+    crate::only(arguments, &["--all"])?;
+    all(&[Ring::Crash], if arguments.is_empty() { LIMIT } else { LIMIT_OF_ALL })
+}
+
+/// Rings in their order; `limit` is for each test program, which does everything that it can when that is [`LIMIT_OF_ALL`].
+fn all(rings: &[Ring], limit: Duration) -> Result<()> {
+    let workspace = workspace::load()?;
+    let progress = Progress::new();
+    let mut session = Session { workspace, programs: None, built: None, progress, limit, figures: Vec::new() };
     let mut sum = Count::default();
     let mut skipped = Vec::new();
     let begin = Instant::now();
@@ -77,6 +89,7 @@ fn all(rings: &[Ring]) -> Result<()> {
     if !skipped.is_empty() {
         say!("{} of {} rings were NOT run on this machine: {}", skipped.len(), rings.len(), skipped.join(", "));
     }
+    session.tell_figures()?;
     say!("{} rings in {:.0} s", rings.len() - skipped.len(), begin.elapsed().as_secs_f64());
     say!("{} passed, {} failed", sum.passed, sum.failed);
     if sum.failed == 0 { Ok(()) } else { Err("there are failed tests; see above".to_owned()) }
@@ -88,6 +101,10 @@ struct Session {
     programs: Option<Vec<Program>>,
     built: Option<Result<()>>,
     progress: Progress,
+    /// For each test program.
+    limit: Duration,
+    /// Lines in which tests say what they counted.
+    figures: Vec<String>,
 }
 
 /// A compiled test program.
@@ -145,6 +162,7 @@ impl Session {
         let mut pids = BTreeSet::new();
         for program in self.programs()?.into_iter().filter(|program| of(program) == ring) {
             let (counted, pid) = self.program(ring, &program)?;
+            self.progress.now(ring.name());
             count += counted;
             pids.insert(pid);
         }
@@ -182,20 +200,24 @@ impl Session {
     }
 
     /// Runs one test program in its crate's directory, as cargo would.
-    fn program(&self, ring: Ring, program: &Program) -> Result<(Count, u32)> {
+    fn program(&mut self, ring: Ring, program: &Program) -> Result<(Count, u32)> {
         self.progress.now(&format!("{}: {}", ring.name(), program.title));
         let log = self.workspace.own("logs").join(format!("{}.log", program.title.replace([' ', '/'], "-")));
         let mut command = Command::new(&program.executable);
         command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
-        command.env("SYSCTL_BIN_DIR", self.workspace.release());
+        command.env("SYSCTL_BIN_DIR", self.workspace.release()).arg("--show-output");
+        if self.limit == LIMIT_OF_ALL {
+            command.env("SYSCTL_TEST_ALL", "1");
+        }
         // A daemon that a test starts gets its directories from the test.
         command.env_remove("SYSCTL_STATE_DIR").env_remove("SYSCTL_RUNTIME_DIR").env_remove("SYSCTL_SOCKET");
-        let (ended, pid) = run::logged(&mut command, &log, LIMIT)?;
+        let (ended, pid) = run::logged(&mut command, &log, self.limit)?;
         let output = fs::read_to_string(&log).map_err(|e| format!("read {}: {e}", log.display()))?;
+        self.figures.extend(results::figures(&output).into_iter().map(|line| format!("{}: {line}", program.title)));
         let counted = results::count(&output);
         let (good, how) = match &ended {
             Ended::With(status) => (status.success(), status.to_string()),
-            Ended::TooLate => (false, format!("killed after {} s", LIMIT.as_secs())),
+            Ended::TooLate => (false, format!("killed after {} s", self.limit.as_secs())),
         };
         let mut count = counted.unwrap_or_default();
         if good && counted.is_some() {
@@ -210,6 +232,20 @@ impl Session {
         results::failures(&output).into_iter().for_each(|name| say!("    {name}"));
         say!("{}\n  all of it: {}", run::tail(&output, SHOWN), log.display());
         Ok((count, pid))
+    }
+
+    /// What the tests counted goes to a file, and the sum of what has one is said.
+    fn tell_figures(&self) -> Result<()> {
+        if self.figures.is_empty() {
+            return Ok(());
+        }
+        let path = self.workspace.own("figures.txt");
+        fs::write(&path, self.figures.join("\n") + "\n").map_err(|e| format!("write {}: {e}", path.display()))?;
+        say!("{} figures in {}", self.figures.len(), path.display());
+        if let Some((points, violations)) = results::crash_points(&self.figures) {
+            say!("crash points {points}, violations {violations}");
+        }
+        Ok(())
     }
 
     /// All test programs, compiled once.

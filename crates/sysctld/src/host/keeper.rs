@@ -72,6 +72,8 @@ pub(crate) struct Keeper {
     sessions: Mutex<HashMap<u32, Arc<KeptSession>>>,
     network: Mutex<Option<GuestNetwork>>,
     console_log: PathBuf,
+    /// Why answers were lost.
+    broken: Mutex<Option<Errno>>,
 }
 
 impl Keeper {
@@ -92,6 +94,7 @@ impl Keeper {
             sessions: Mutex::default(),
             network: Mutex::default(),
             console_log,
+            broken: Mutex::default(),
         });
         tokio::spawn(read(keeper.clone(), events));
         Ok(keeper)
@@ -132,7 +135,7 @@ impl Keeper {
         match answer.await {
             Ok((KeepEvent::Failed(failure), _)) => Err(words::of("keeper", &failure)),
             Ok(answer) => Ok(answer),
-            Err(_) => Err(lost(Errno::CONNRESET)),
+            Err(_) => Err(lost(self.why_lost())),
         }
     }
 
@@ -271,6 +274,16 @@ impl Keeper {
         self.answer(sequence, event, fds);
     }
 
+    /// No answer comes for whoever waits for one.
+    fn lose_answers(&self, errno: Errno) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
+        self.waiting().clear();
+    }
+
+    fn why_lost(&self) -> Errno {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Errno::CONNRESET)
+    }
+
     fn answer(&self, sequence: u32, event: KeepEvent, fds: Vec<OwnedFd>) {
         let waiting = self.waiting().remove(&sequence);
         if let Some(waiting) = waiting {
@@ -281,13 +294,22 @@ impl Keeper {
 
 /// Takes what the keeper says until it is gone.
 async fn read(keeper: Arc<Keeper>, events: mpsc::Sender<HostEvent>) {
-    while let Ok(received) = keeper.channel.receive::<KeepEvent>().await {
-        if let Some(event) = received.message {
-            keeper.take(received.sequence, event, received.fds, &events);
+    loop {
+        match keeper.channel.receive::<KeepEvent>().await {
+            Ok(received) => {
+                if let Some(event) = received.message {
+                    keeper.take(received.sequence, event, received.fds, &events);
+                }
+            }
+            // A message whose descriptors had no room here. Whoever waits is told so, and the keeper goes on.
+            Err(Errno::MFILE) => keeper.lose_answers(Errno::MFILE),
+            Err(errno) => {
+                keeper.update(|state| state.lost = true);
+                keeper.lose_answers(errno);
+                break;
+            }
         }
     }
-    keeper.update(|state| state.lost = true);
-    keeper.waiting().clear();
     for (_, session) in keeper.sessions().drain() {
         session.lose();
     }
