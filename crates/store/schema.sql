@@ -3,7 +3,7 @@ CREATE TABLE document (
     kind     TEXT NOT NULL,
     key      TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    body     TEXT NOT NULL,
+    body     TEXT NOT NULL, sum INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (kind, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -11,7 +11,7 @@ CREATE TABLE document (
 CREATE TABLE claim (
     space TEXT NOT NULL,
     value TEXT NOT NULL,
-    owner TEXT NOT NULL,
+    owner TEXT NOT NULL, sum INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (space, value)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX claim_owner ON claim (owner);
@@ -21,11 +21,11 @@ CREATE TABLE event (
     sequence INTEGER PRIMARY KEY,
     at_ms    INTEGER NOT NULL,
     body     TEXT NOT NULL
-) STRICT;
+, sum INTEGER NOT NULL DEFAULT 0) STRICT;
 
--- The last revision that was given out.
+-- The last revision that was given out, and all rows' checksums in one number.
 CREATE TABLE revision (
     only  INTEGER PRIMARY KEY CHECK (only = 1),
     value INTEGER NOT NULL
-) STRICT;
-INSERT INTO revision VALUES (1, 0);
+, digest INTEGER NOT NULL DEFAULT 0, sum INTEGER NOT NULL DEFAULT 0) STRICT;
+INSERT INTO revision (only, value) VALUES (1, 0);

@@ -28,6 +28,16 @@ pub enum Error {
     /// The database cannot be written.
     #[error("{0}")]
     Store(store::TxnError),
+    /// It was done, and that could not be written down.
+    #[error(
+        "{done}, but that could not be written down yet ({why}); it will be as soon as the disk answers. Should the daemon end before, it does not know of it"
+    )]
+    Unwritten {
+        /// What was done.
+        done: &'static str,
+        /// Why it was not written.
+        why: store::TxnError,
+    },
     /// It was given up, because somebody asked for that or the daemon stopped.
     #[error("{0}")]
     Cancelled(String),
@@ -54,7 +64,10 @@ impl From<store::TxnError> for Error {
                 space => format!("{space} {value} is already in use"),
             }),
             store::TxnError::Conflict { .. } => Error::Conflict(error.to_string()),
-            store::TxnError::Full | store::TxnError::Broken(_) => Error::Store(error),
+            store::TxnError::Full
+            | store::TxnError::Locked
+            | store::TxnError::Broken(_)
+            | store::TxnError::ReadOnly(_) => Error::Store(error),
         }
     }
 }

@@ -36,8 +36,11 @@ impl From<Error> for ApiError {
             Error::Invalid(_) => StatusCode::BAD_REQUEST,
             Error::Stale { .. } => StatusCode::PRECONDITION_FAILED,
             Error::Store(store) if store.is_full() => StatusCode::INSUFFICIENT_STORAGE,
+            Error::Store(store) if store.is_for_later() => StatusCode::SERVICE_UNAVAILABLE,
             Error::Cancelled(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Step(_) | Error::Store(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::Step(_) | Error::Store(_) | Error::Unwritten { .. } | Error::Internal(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         ApiError::new(status, error.to_string())
     }

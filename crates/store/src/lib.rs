@@ -1,20 +1,29 @@
 //! Revisioned documents over SQLite: get, list, transactions with comparisons.
 //!
 //! A document is JSON text under `(kind, key)`; this crate does not look into it. No SQL leaves this crate, and none of its
-//! callers' rules come in. One thread writes; transactions that wait for it at the same moment share one fsync.
+//! callers' rules come in. One thread writes; transactions that wait for it at the same moment share one fsync. Every row has
+//! a checksum, and every document that matters a second copy beside the database.
 
+mod ballast;
 mod memory;
 mod migrate;
+mod mirror;
+mod open;
+mod owed;
+mod rescue;
+mod sums;
+mod verify;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use tokio::sync::oneshot;
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::{oneshot, watch};
 
 pub use memory::{Kept, Memory, Told};
 pub use migrate::LATEST;
+pub use open::OpenError;
 
 /// A document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,47 +116,29 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
-/// Why a database could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Written by a newer release. It was not touched.
-    #[error(
-        "{path} has version {found}, newer than this program's {}: start the newer release again, or restore {path}.bak-{} and accept the loss of everything since",
-        LATEST,
-        LATEST
-    )]
-    Newer {
-        /// The file.
-        path: String,
-        /// Its version.
-        found: u32,
-    },
-    /// Its content is damaged.
-    #[error("{path} is damaged: {detail}")]
-    Damaged {
-        /// The file.
-        path: String,
-        /// What the check said.
-        detail: String,
-    },
-    /// It could not be read or written.
-    #[error("open database {path}")]
-    Io {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// The copy before a migration could not be made.
-    #[error("copy database {path} before its migration")]
-    Backup {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: rusqlite::Error,
-    },
+/// What a transaction is for: what happens to it when the disk is full or broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Class {
+    /// Something new. It is refused while the disk is short of room.
+    #[default]
+    Wish,
+    /// It frees something: it may use the room that is kept for that.
+    Frees,
+    /// It says what happened already. It may use that room, and when even that fails, it is kept and written down later.
+    Settled,
+}
+
+/// Which kinds of documents have a second copy in the mirror: all but these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kinds {
+    /// Kinds of documents that may be lost with the database.
+    pub unmirrored: &'static [&'static str],
+}
+
+impl Kinds {
+    pub(crate) fn is_mirrored(self, kind: &str) -> bool {
+        !self.unmirrored.contains(&kind)
+    }
 }
 
 /// Why a transaction did not happen. Nothing of it did.
@@ -174,9 +165,17 @@ pub enum TxnError {
     /// The disk is full.
     #[error("the disk that holds the database is full: free some space; reading, stopping and deleting go on")]
     Full,
+    /// Another program holds the database.
+    #[error(
+        "the database is locked by another program: end it (`fuser -v sysctl.db` in the state directory names it) and try again"
+    )]
+    Locked,
     /// The database cannot be written.
-    #[error("the database cannot be written: {0}")]
+    #[error("the database cannot be written: {0}; reading and what runs go on, and it is tried again")]
     Broken(String),
+    /// The database is damaged, and nothing is written until it is made anew.
+    #[error("nothing can be changed until the database is made anew: `sysctl-cli doctor --repair` does that ({0})")]
+    ReadOnly(String),
 }
 
 impl TxnError {
@@ -184,60 +183,167 @@ impl TxnError {
     pub fn is_full(&self) -> bool {
         matches!(self, TxnError::Full)
     }
+
+    /// Whether the same may be done once something else has happened: a repair, the end of another program.
+    pub fn is_for_later(&self) -> bool {
+        matches!(self, TxnError::Locked | TxnError::ReadOnly(_))
+    }
+
+    /// Whether the disk, or whoever else uses it, is at fault and not what was asked for.
+    pub fn is_of_the_disk(&self) -> bool {
+        matches!(self, TxnError::Full | TxnError::Locked | TxnError::Broken(_))
+    }
 }
 
 /// A handle; clones share the database.
 #[derive(Debug, Clone)]
 pub struct Store {
-    path: Arc<PathBuf>,
-    place: Place,
+    shared: Arc<Shared>,
 }
 
-/// Where the documents are.
-#[derive(Debug, Clone)]
-enum Place {
-    File { writer: writer::Handle, reader: Arc<Mutex<Connection>> },
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    kinds: Kinds,
+    state: RwLock<State>,
+}
+
+/// The database, or what stands in for it.
+#[derive(Debug)]
+enum State {
+    Open { reader: Arc<Mutex<Connection>>, writer: Arc<writer::Handle> },
+    Damaged { reader: Arc<Mutex<Connection>>, reason: String, rescued: rescue::Rescued },
     Memory(Memory),
 }
 
+/// What became of a database that was made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// What was done and what is missing, in sentences.
+    pub notes: Vec<String>,
+    /// Everything that was remembered is remembered again.
+    pub complete: bool,
+}
+
 impl Store {
-    /// Opens the database, makes it when there is none, checks it, and migrates it after copying it to `<path>.bak-<old
-    /// version>`.
+    /// Opens the database, makes it when there is none, checks every row of it, and migrates it after copying it to
+    /// `<path>.bak-<old version>`. Every document is mirrored.
     pub fn open(path: &Path) -> Result<Store, OpenError> {
-        let text = path.display().to_string();
-        let failed = |source| OpenError::Io { path: text.clone(), source };
-        let mut connection = Connection::open(path).map_err(failed)?;
-        migrate::check(&connection, &text)?;
-        configure(&connection).map_err(|source| damaged_or(&text, source))?;
-        migrate::run(&mut connection, path)?;
-        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-        reader.execute_batch("PRAGMA cache_size = -256; PRAGMA query_only = 1;").map_err(failed)?;
-        let writer = writer::start(connection).map_err(|source| OpenError::Io { path: text.clone(), source })?;
-        let place = Place::File { writer, reader: Arc::new(Mutex::new(reader)) };
-        Ok(Store { path: Arc::new(path.to_owned()), place })
+        Store::open_with(path, Kinds::default())
+    }
+
+    /// The same; some kinds of documents are not mirrored.
+    pub fn open_with(path: &Path, kinds: Kinds) -> Result<Store, OpenError> {
+        let (reader, writer) = open::writable(path, kinds)?;
+        Ok(Store::of(path, kinds, State::Open { reader: Arc::new(Mutex::new(reader)), writer: Arc::new(writer) }))
+    }
+
+    /// The same; what is damaged is not opened: instead there is what can be rescued, for reading.
+    pub fn open_or_rescue(path: &Path, kinds: Kinds) -> Result<Store, OpenError> {
+        let reason = match Store::open_with(path, kinds) {
+            Err(error @ OpenError::Damaged { .. }) => error.to_string(),
+            other => return other,
+        };
+        let rescued = rescue::look(path, kinds);
+        let io = |source| OpenError::Io { path: path.display().to_string(), source };
+        let reader = Arc::new(Mutex::new(rescue::in_memory(&rescued).map_err(io)?));
+        Ok(Store::of(path, kinds, State::Damaged { reader, reason, rescued }))
     }
 
     /// A database that ends with its process, for tests.
     pub fn in_memory(memory: Memory) -> Store {
-        Store { path: Arc::new(PathBuf::from(":memory:")), place: Place::Memory(memory) }
+        Store::of(Path::new(":memory:"), Kinds::default(), State::Memory(memory))
+    }
+
+    fn of(path: &Path, kinds: Kinds, state: State) -> Store {
+        Store { shared: Arc::new(Shared { path: path.to_owned(), kinds, state: RwLock::new(state) }) }
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.shared.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.shared.path
+    }
+
+    /// Why nothing can be written; `None` when it can.
+    pub fn read_only(&self) -> Option<String> {
+        self.with(|state| match state {
+            State::Open { .. } | State::Memory(_) => None,
+            State::Damaged { reason, .. } => Some(reason.clone()),
+        })
+    }
+
+    /// What is in the way of writing, as it changes; `None` from a database that is damaged.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<TxnError>>> {
+        self.with(|state| match state {
+            State::Open { writer, .. } => Some(writer.trouble.clone()),
+            State::Damaged { .. } | State::Memory(_) => None,
+        })
+    }
+
+    /// Makes the database anew of what was rescued and `ops`, moves the damaged file aside, and goes on with the new one.
+    /// Does nothing when the database is whole. Blocks.
+    pub fn rebuild(&self, ops: Vec<Op>) -> Result<Rebuilt, OpenError> {
+        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let State::Damaged { rescued, .. } = &*state else {
+            return Ok(Rebuilt { notes: Vec::new(), complete: true });
+        };
+        let (path, kinds) = (&self.shared.path, self.shared.kinds);
+        let aside = rescue::rebuild(path, kinds, rescued, ops)?;
+        let mut notes = vec![format!("the database was made anew; the damaged one is {}", aside.display())];
+        notes.extend(rescued.notes.iter().cloned());
+        let complete = rescued.complete;
+        let (reader, writer) = open::writable(path, kinds)?;
+        *state = State::Open { reader: Arc::new(Mutex::new(reader)), writer: Arc::new(writer) };
+        Ok(Rebuilt { notes, complete })
     }
 
     /// Hands a transaction to the writer. The receiver resolves once it is on the disk, with its revision.
     pub fn submit(&self, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
-        match &self.place {
-            Place::File { writer, .. } => writer.submit(txn),
-            Place::Memory(memory) => memory.submit(txn),
-        }
+        self.submit_as(Class::Wish, txn)
+    }
+
+    /// The same, and says what it is for.
+    pub fn submit_as(&self, class: Class, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
+        self.with(|state| match state {
+            State::Open { writer, .. } => writer.submit(class, txn),
+            State::Memory(memory) => memory.submit(txn),
+            State::Damaged { reason, .. } => {
+                let (answer, receiver) = oneshot::channel();
+                let _ = answer.send(Err(TxnError::ReadOnly(reason.clone())));
+                receiver
+            }
+        })
     }
 
     /// Does a transaction and waits until it is on the disk; its revision.
     pub async fn commit(&self, txn: Txn) -> Result<u64, TxnError> {
         self.submit(txn).await.unwrap_or_else(|_| Err(TxnError::Broken("its writer has ended".into())))
+    }
+
+    /// Before an orderly end: merges the log into the file, and waits until the mirror has everything, too, or cannot be
+    /// written. What is left is one file that can be copied, and that the next start need not put together. Blocks.
+    pub fn settle(&self) {
+        self.settle_mirror();
+        if self.trouble().is_some_and(|trouble| trouble.borrow().is_none()) {
+            // Where it is not possible now, the next start does it.
+            let merge = |c: &Connection| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            let _ = Connection::open(self.path()).and_then(|connection| merge(&connection));
+        }
+    }
+
+    /// Waits until the mirror has everything that was committed, or cannot be written. Blocks.
+    pub fn settle_mirror(&self) {
+        let mirror = self.with(|state| match state {
+            State::Open { writer, .. } => Some(writer.mirror.clone()),
+            State::Damaged { .. } | State::Memory(_) => None,
+        });
+        if let Some(mirror) = mirror {
+            mirror.settle();
+        }
     }
 
     /// Asks the file, or the memory.
@@ -246,12 +352,16 @@ impl Store {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
         look: impl FnOnce(&Memory) -> T,
     ) -> Result<T, TxnError> {
-        match &self.place {
-            Place::File { reader, .. } => {
-                let reader = reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reader = self.with(|state| match state {
+            State::Open { reader, .. } | State::Damaged { reader, .. } => Ok(reader.clone()),
+            State::Memory(memory) => Err(memory.clone()),
+        });
+        match reader {
+            Ok(reader) => {
+                let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
                 query(&reader).map_err(|error| TxnError::Broken(error.to_string()))
             }
-            Place::Memory(memory) => Ok(look(memory)),
+            Err(memory) => Ok(look(&memory)),
         }
     }
 
@@ -305,9 +415,49 @@ impl Store {
         self.read(|c| query(c).map(|n| n as u64), Memory::last_event)
     }
 
-    /// What SQLite's own check says of the file; `None` when it is whole.
+    /// What is wrong with the database or its mirror, which is written anew where it is; `None` when both are whole. Blocks.
     pub fn check(&self) -> Result<Option<String>, TxnError> {
-        self.read(migrate::quick_check, |_| None)
+        if let Some(reason) = self.read_only() {
+            return Ok(Some(reason));
+        }
+        let kinds = self.shared.kinds;
+        let look = |c: &Connection| {
+            // One moment for both.
+            let moment = c.unchecked_transaction()?;
+            Ok((verify::whole(self.path(), &moment, LATEST, kinds)?, open::mirrored(&moment, kinds)?))
+        };
+        let (found, documents) = self.read(look, |_| (Ok(sums::Tally::default()), Vec::new()))?;
+        if let Err(detail) = found {
+            return Ok(Some(detail));
+        }
+        let writer = self.with(|state| match state {
+            State::Open { writer, .. } => Some(writer.clone()),
+            State::Damaged { .. } | State::Memory(_) => None,
+        });
+        let Some(writer) = writer else { return Ok(None) };
+        writer.mirror.settle();
+        if let Some(error) = writer.mirror.failing() {
+            return Ok(Some(format!("its manifests cannot be written: {error}")));
+        }
+        Ok(self.damaged_manifests(&writer, documents))
+    }
+
+    /// What is wrong with the mirror. It is made whole in the background.
+    fn damaged_manifests(&self, writer: &writer::Handle, documents: Vec<(String, Document)>) -> Option<String> {
+        writer.mirror.settle();
+        let mirror = mirror::read(&mirror::directory(&self.shared.path)).ok()?;
+        let other = documents.iter().filter(|(kind, document)| {
+            let found = mirror.documents.get(&(kind.clone(), document.key.clone()));
+            found.is_none_or(|found| found.revision < document.revision)
+                && !mirror.unreadable.contains(&mirror::file_name(kind, &document.key))
+        });
+        let (damaged, missing) = (mirror.unreadable.len(), other.count());
+        let whole = damaged + missing == 0 && mirror.head.is_some_and(|h| h.tally.revision <= writer.tally().revision);
+        if whole {
+            return None;
+        }
+        writer.mirror.compare(documents);
+        Some(format!("of its manifests {damaged} were damaged and {missing} missing; they are being written anew"))
     }
 }
 
@@ -318,18 +468,8 @@ fn document(row: &rusqlite::Row<'_>) -> rusqlite::Result<Document> {
 /// Write-ahead log, every commit on the disk before it is told, and little memory: the daemon keeps what it works with.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -512;
-         PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 4194304; PRAGMA busy_timeout = 5000;
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+         PRAGMA cache_size = -512; PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 4194304;
          PRAGMA temp_store = MEMORY;",
     )
-}
-
-fn damaged_or(path: &str, source: rusqlite::Error) -> OpenError {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    match source.sqlite_error_code() {
-        Some(DatabaseCorrupt | NotADatabase) => {
-            OpenError::Damaged { path: path.to_owned(), detail: source.to_string() }
-        }
-        _ => OpenError::Io { path: path.to_owned(), source },
-    }
 }

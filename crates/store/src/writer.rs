@@ -1,15 +1,30 @@
 //! The one thread that writes. What waits for it is done in one SQLite transaction: one fsync for all.
+//!
+//! When the disk is full or broken, nothing is lost that happened: see [`Class`]. A connection is not opened again after a
+//! failure, on purpose: a commit whose fsync failed lies in the log without being one, and is overwritten by the next; opening
+//! the log anew would find it and make it one, although its caller was told that it had failed.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use crate::{Compare, Op, Txn, TxnError};
+use crate::ballast::Ballast;
+use crate::mirror::{self, Change};
+use crate::owed::Owed;
+use crate::sums::{self, Tally};
+use crate::{Class, Compare, Document, Kinds, Op, Txn, TxnError};
 
 type Answer = Result<u64, TxnError>;
-type Job = (Txn, oneshot::Sender<Answer>);
+
+struct Job {
+    class: Class,
+    txn: Txn,
+    answer: oneshot::Sender<Answer>,
+}
 
 /// Transactions that may wait. Each instance's actor has one at a time, so this is more than ever are.
 const QUEUE: usize = 4096;
@@ -17,44 +32,189 @@ const QUEUE: usize = 4096;
 /// Most transactions that share one fsync: bounds how long the first of them waits for the others' work.
 const BATCH: usize = 256;
 
-#[derive(Debug, Clone)]
+/// Waits between tries to write down what is owed: this, doubled each time up to 8 s.
+const AGAIN: Duration = Duration::from_millis(500);
+const MOST_DOUBLINGS: u32 = 4;
+
+/// What everybody may see of the writer.
+#[derive(Debug)]
 pub(crate) struct Handle {
-    jobs: Arc<SyncSender<Job>>,
+    jobs: SyncSender<Job>,
+    pub(crate) mirror: Arc<mirror::Handle>,
+    pub(crate) trouble: watch::Receiver<Option<TxnError>>,
+    tally: Arc<Mutex<Tally>>,
 }
 
 impl Handle {
-    pub(crate) fn submit(&self, txn: Txn) -> oneshot::Receiver<Answer> {
+    pub(crate) fn submit(&self, class: Class, txn: Txn) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        if let Err(error) = self.jobs.try_send((txn, answer)) {
-            let (_, answer) = match error {
-                std::sync::mpsc::TrySendError::Full(job) | std::sync::mpsc::TrySendError::Disconnected(job) => job,
-            };
-            let _ = answer.send(Err(TxnError::Broken("too many transactions wait for it".into())));
+        if let Err(error) = self.jobs.try_send(Job { class, txn, answer }) {
+            let (std::sync::mpsc::TrySendError::Full(job) | std::sync::mpsc::TrySendError::Disconnected(job)) = error;
+            let _ = job.answer.send(Err(TxnError::Broken("too many transactions wait for it".into())));
         }
         receiver
     }
+
+    /// How far it is.
+    pub(crate) fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Starts the writer; it ends when the last handle is dropped.
-pub(crate) fn start(connection: Connection) -> rusqlite::Result<Handle> {
-    let revision = last_revision(&connection)?;
+/// Starts the writer; it ends when the handle is dropped.
+pub(crate) fn start(
+    connection: Connection,
+    path: &Path,
+    kinds: Kinds,
+    tally: Tally,
+    mirror: mirror::Handle,
+) -> std::io::Result<Handle> {
     let (jobs, receiver) = sync_channel(QUEUE);
-    let mut writer = Writer { connection, revision };
-    std::thread::Builder::new()
-        .name("store".into())
-        .stack_size(256 * 1024)
-        .spawn(move || writer.run(&receiver))
-        .map_err(|_| rusqlite::Error::InvalidQuery)?;
-    Ok(Handle { jobs: Arc::new(jobs) })
+    let (tell, trouble) = watch::channel(None);
+    let (mirror, shown) = (Arc::new(mirror), Arc::new(Mutex::new(tally)));
+    let mut writer = Writer {
+        table: Table { connection, tally, kinds, changes: Vec::new() },
+        ballast: Ballast::of(path),
+        owed: Owed::default(),
+        failures: 0,
+        trouble: tell,
+        mirror: mirror.clone(),
+        shown: shown.clone(),
+    };
+    let thread = std::thread::Builder::new().name("store".into()).stack_size(256 * 1024);
+    thread.spawn(move || writer.run(&receiver))?;
+    Ok(Handle { jobs, mirror, trouble, tally: shown })
 }
 
-fn last_revision(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row("SELECT value FROM revision", [], |row| row.get::<_, i64>(0)).map(|n| n as u64)
+/// Does changes on a connection that nobody else writes to, as one transaction.
+pub(crate) fn once(connection: Connection, tally: Tally, kinds: Kinds, ops: Vec<Op>) -> Result<Connection, TxnError> {
+    let mut table = Table { connection, tally, kinds, changes: Vec::new() };
+    let answers = table.batch(&[&Txn { compare: Vec::new(), ops }]).map_err(|error| broken(&error))?;
+    answers.into_iter().collect::<Result<Vec<u64>, TxnError>>()?;
+    Ok(table.connection)
 }
 
 struct Writer {
+    table: Table,
+    ballast: Ballast,
+    owed: Owed,
+    /// Tries in a row that the disk refused.
+    failures: u32,
+    trouble: watch::Sender<Option<TxnError>>,
+    mirror: Arc<mirror::Handle>,
+    shown: Arc<Mutex<Tally>>,
+}
+
+impl Writer {
+    fn run(&mut self, jobs: &Receiver<Job>) {
+        loop {
+            // After a failure something is written now and then, so that it is known when the disk answers again.
+            let wait = AGAIN * (1 << self.failures.saturating_sub(1).min(MOST_DOUBLINGS));
+            let first = match self.failures {
+                0 => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                _ => jobs.recv_timeout(wait),
+            };
+            match first {
+                Ok(first) => self.serve(std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect()),
+                Err(RecvTimeoutError::Timeout) => self.serve(Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    if self.failures > 0 {
+                        self.serve(Vec::new());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does all that can be done in one commit; an answer each.
+    fn serve(&mut self, mut batch: Vec<Job>) {
+        self.ballast.refill();
+        if self.ballast.is_spent() {
+            // The room that is left is for what frees some.
+            batch = refuse_wishes(batch, &TxnError::Full);
+        }
+        self.pay();
+        let mut done = self.table.batch(&batch.iter().map(|job| &job.txn).collect::<Vec<_>>());
+        if done.as_ref().is_err_and(|error| broken(error) == TxnError::Full) && self.ballast.spend() {
+            batch = refuse_wishes(batch, &TxnError::Full);
+            self.pay();
+            done = self.table.batch(&batch.iter().map(|job| &job.txn).collect::<Vec<_>>());
+        }
+        self.committed(done.as_ref().err());
+        match done {
+            Ok(answers) => {
+                for (job, answer) in batch.into_iter().zip(answers) {
+                    // Whoever asked may have gone: the transaction stands.
+                    let _ = job.answer.send(answer);
+                }
+            }
+            Err(error) => {
+                let error = broken(&error);
+                for job in batch {
+                    let settled = job.class == Class::Settled;
+                    self.owed.keep(job.txn.ops.into_iter().filter(|op| settled || matches!(op, Op::Event(_))));
+                    let _ = job.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Writes down what is owed, before anything that came later.
+    fn pay(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let txn = Txn { compare: Vec::new(), ops: self.owed.take() };
+        // A refusal is for good: somebody else has what was to be claimed.
+        if self.table.batch(&[&txn]).is_err() {
+            self.owed.keep(txn.ops);
+        }
+    }
+
+    /// Tells whoever watches, and the mirror.
+    fn committed(&mut self, error: Option<&rusqlite::Error>) {
+        let trouble = match error {
+            Some(error) => Some(broken(error)),
+            None if self.ballast.is_spent() => Some(TxnError::Full),
+            None => None,
+        };
+        self.failures = if trouble.is_some() || !self.owed.is_empty() { self.failures.saturating_add(1) } else { 0 };
+        self.trouble.send_if_modified(|told| {
+            let changed = *told != trouble;
+            *told = trouble;
+            changed
+        });
+        if self.ballast.is_spent() {
+            // So that the log does not grow.
+            let _ = self.table.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+        }
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.table.tally;
+        let changes = std::mem::take(&mut self.table.changes);
+        if error.is_none() {
+            self.mirror.note(changes, self.table.tally);
+        }
+    }
+}
+
+/// Answers those that ask for something new; the others are left.
+fn refuse_wishes(batch: Vec<Job>, error: &TxnError) -> Vec<Job> {
+    let is_wish = |op: &Op| !matches!(op, Op::Event(_) | Op::DropEvents { .. });
+    let (refused, left): (Vec<Job>, Vec<Job>) =
+        batch.into_iter().partition(|job| job.class == Class::Wish && job.txn.ops.iter().any(is_wish));
+    for job in refused {
+        let _ = job.answer.send(Err(error.clone()));
+    }
+    left
+}
+
+/// The tables, and the checksums over them.
+struct Table {
     connection: Connection,
-    revision: u64,
+    tally: Tally,
+    kinds: Kinds,
+    /// What the mirror is to be told of the transactions that were committed.
+    changes: Vec<Change>,
 }
 
 /// Why one transaction of a batch failed.
@@ -71,49 +231,37 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-impl Writer {
-    fn run(&mut self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
-            let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
-            let (txns, answers): (Vec<Txn>, Vec<oneshot::Sender<Answer>>) = batch.into_iter().unzip();
-            let results = self.batch(&txns);
-            for (answer, result) in answers.into_iter().zip(results) {
-                // Whoever asked may have gone: the transaction stands.
-                let _ = answer.send(result);
-            }
-        }
+impl Table {
+    fn batch(&mut self, txns: &[&Txn]) -> rusqlite::Result<Vec<Answer>> {
+        let (before, told) = (self.tally, self.changes.len());
+        self.try_batch(txns).inspect_err(|_| {
+            self.tally = before;
+            self.changes.truncate(told);
+            let _ = self.connection.execute_batch("ROLLBACK");
+        })
     }
 
-    /// Does all that can be done in one commit; an answer each.
-    fn batch(&mut self, txns: &[Txn]) -> Vec<Answer> {
-        let before = self.revision;
-        match self.try_batch(txns) {
-            Ok(answers) => answers,
-            Err(error) => {
-                self.revision = before;
-                let _ = self.connection.execute_batch("ROLLBACK");
-                let error = broken(&error);
-                txns.iter().map(|_| Err(error.clone())).collect()
-            }
-        }
-    }
-
-    fn try_batch(&mut self, txns: &[Txn]) -> rusqlite::Result<Vec<Answer>> {
+    fn try_batch(&mut self, txns: &[&Txn]) -> rusqlite::Result<Vec<Answer>> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut answers = Vec::with_capacity(txns.len());
         for txn in txns {
+            let (before, told) = (self.tally, self.changes.len());
             self.connection.execute_batch("SAVEPOINT one")?;
             match self.one(txn) {
                 Ok(revision) => answers.push(Ok(revision)),
                 Err(Failure::Refused(refusal)) => {
                     self.connection.execute_batch("ROLLBACK TO one")?;
+                    self.tally = before;
+                    self.changes.truncate(told);
                     answers.push(Err(refusal));
                 }
                 Err(Failure::Database(error)) => return Err(error),
             }
             self.connection.execute_batch("RELEASE one")?;
         }
-        self.connection.prepare_cached("UPDATE revision SET value = ?1")?.execute([self.revision as i64])?;
+        let Tally { revision, digest, .. } = self.tally;
+        let numbers = [revision, digest, sums::revision(revision, digest)].map(|n| n as i64);
+        self.connection.prepare_cached("UPDATE revision SET value = ?1, digest = ?2, sum = ?3")?.execute(numbers)?;
         self.connection.execute_batch("COMMIT")?;
         Ok(answers)
     }
@@ -122,11 +270,11 @@ impl Writer {
         for compare in &txn.compare {
             self.compare(compare)?;
         }
-        let revision = self.revision + 1;
+        let revision = self.tally.revision + 1;
         for op in &txn.ops {
             self.op(op, revision)?;
         }
-        self.revision = revision;
+        self.tally.revision = revision;
         Ok(revision)
     }
 
@@ -143,32 +291,77 @@ impl Writer {
         }
     }
 
-    fn op(&self, op: &Op, revision: u64) -> Result<(), Failure> {
-        let execute = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
-            self.connection.prepare_cached(sql)?.execute(parameters).map(drop)
-        };
+    fn op(&mut self, op: &Op, revision: u64) -> Result<(), Failure> {
         match op {
-            Op::Put { kind, key, body } => execute(
-                "INSERT INTO document (kind, key, revision, body) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (kind, key) DO UPDATE SET revision = ?3, body = ?4",
-                &[kind, key, &(revision as i64), body],
-            )?,
-            Op::Delete { kind, key } => execute("DELETE FROM document WHERE kind = ?1 AND key = ?2", &[kind, key])?,
+            Op::Put { kind, key, body } => self.put(kind, key, revision, body)?,
+            Op::Delete { kind, key } => self.delete(kind, key)?,
             Op::Claim { space, value, owner } => return self.claim(space, value, owner),
             Op::Release { space, value } => {
-                execute("DELETE FROM claim WHERE space = ?1 AND value = ?2", &[space, value])?
+                self.drop_rows("DELETE FROM claim WHERE space = ?1 AND value = ?2 RETURNING sum", &[space, value])?;
             }
-            Op::ReleaseAll { owner } => execute("DELETE FROM claim WHERE owner = ?1", &[owner])?,
-            Op::Event(event) => execute(
-                "INSERT INTO event (sequence, at_ms, body) VALUES (?1, ?2, ?3)",
-                &[&(event.sequence as i64), &event.at_ms, &event.body],
-            )?,
-            Op::DropEvents { below } => execute("DELETE FROM event WHERE sequence < ?1", &[&(*below as i64)])?,
+            Op::ReleaseAll { owner } => {
+                self.drop_rows("DELETE FROM claim WHERE owner = ?1 RETURNING sum", &[owner])?;
+            }
+            Op::Event(event) => {
+                let (sequence, body) = (event.sequence as i64, &event.body);
+                let sum = sums::event(sequence, event.at_ms, body.as_bytes());
+                let sql = "INSERT INTO event (sequence, at_ms, body, sum) VALUES (?1, ?2, ?3, ?4)";
+                self.connection.prepare_cached(sql)?.execute((sequence, event.at_ms, body, sum as i64))?;
+                self.tally.digest ^= sum;
+            }
+            Op::DropEvents { below } => {
+                self.drop_rows("DELETE FROM event WHERE sequence < ?1 RETURNING sum", &[&(*below as i64)])?;
+            }
         }
         Ok(())
     }
 
-    fn claim(&self, space: &'static str, value: &str, owner: &str) -> Result<(), Failure> {
+    /// Takes rows away, and their checksums `sum` out of the digest; all of those, and how many.
+    fn drop_rows(&mut self, sql: &str, parameters: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<(u64, u64)> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let (mut sum, mut count) = (0, 0);
+        while let Some(row) = rows.next()? {
+            sum ^= row.get::<_, i64>(0)? as u64;
+            count += 1;
+        }
+        self.tally.digest ^= sum;
+        Ok((sum, count))
+    }
+
+    fn put(&mut self, kind: &str, key: &str, revision: u64, body: &str) -> rusqlite::Result<()> {
+        let old: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT sum FROM document WHERE kind = ?1 AND key = ?2")?
+            .query_row((kind, key), |row| row.get(0))
+            .optional()?;
+        let sum = sums::document(kind.as_bytes(), key.as_bytes(), revision, body.as_bytes());
+        let sql = "INSERT INTO document (kind, key, revision, body, sum) VALUES (?1, ?2, ?3, ?4, ?5)
+                   ON CONFLICT (kind, key) DO UPDATE SET revision = ?3, body = ?4, sum = ?5";
+        self.connection.prepare_cached(sql)?.execute((kind, key, revision as i64, body, sum as i64))?;
+        let change = old.unwrap_or_default() as u64 ^ sum;
+        self.tally.digest ^= change;
+        if self.kinds.is_mirrored(kind) {
+            self.tally.mirrored ^= change;
+            self.tally.count += u64::from(old.is_none());
+            let document = Document { key: key.to_owned(), revision, body: body.to_owned() };
+            self.changes.push(((kind.to_owned(), key.to_owned()), Some(document)));
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, kind: &str, key: &str) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM document WHERE kind = ?1 AND key = ?2 RETURNING sum";
+        let (sum, count) = self.drop_rows(sql, &[&kind, &key])?;
+        if self.kinds.is_mirrored(kind) {
+            self.tally.mirrored ^= sum;
+            self.tally.count -= count;
+            self.changes.push(((kind.to_owned(), key.to_owned()), None));
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, space: &'static str, value: &str, owner: &str) -> Result<(), Failure> {
         let holder: Option<String> = self
             .connection
             .prepare_cached("SELECT owner FROM claim WHERE space = ?1 AND value = ?2")?
@@ -178,8 +371,10 @@ impl Writer {
             Some(holder) if holder == owner => Ok(()),
             Some(holder) => Err(Failure::Refused(TxnError::Claimed { space, value: value.to_owned(), owner: holder })),
             None => {
-                let sql = "INSERT INTO claim (space, value, owner) VALUES (?1, ?2, ?3)";
-                self.connection.prepare_cached(sql)?.execute((space, value, owner))?;
+                let sum = sums::claim(space.as_bytes(), value.as_bytes(), owner.as_bytes());
+                let sql = "INSERT INTO claim (space, value, owner, sum) VALUES (?1, ?2, ?3, ?4)";
+                self.connection.prepare_cached(sql)?.execute((space, value, owner, sum as i64))?;
+                self.tally.digest ^= sum;
                 Ok(())
             }
         }
@@ -189,6 +384,7 @@ impl Writer {
 fn broken(error: &rusqlite::Error) -> TxnError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => TxnError::Full,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => TxnError::Locked,
         _ => TxnError::Broken(error.to_string()),
     }
 }

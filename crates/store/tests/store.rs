@@ -125,9 +125,9 @@ async fn a_full_disk_is_named_and_writing_goes_on_when_there_is_room_again() {
     let scratch = Scratch::new("store-full");
     let mount = scratch.join("disk");
     std::fs::create_dir(&mount).expect("mkdir");
-    let disk = testkit::mount::Tmpfs::new(&mount, "size=1m");
+    let disk = testkit::mount::Tmpfs::new(&mount, "size=12m");
     let store = Store::open(&mount.join("x.db")).expect("open");
-    std::fs::write(mount.join("filler"), vec![0u8; 700_000]).expect("fill");
+    std::fs::write(mount.join("filler"), vec![0u8; 7_000_000]).expect("fill");
     let big = "x".repeat(100_000);
     let mut refused = None;
     for n in 0..20 {
