@@ -166,6 +166,15 @@ impl OverlayPool {
 
     /// Makes a root file system: two directories. Done twice it changes nothing.
     pub fn create_root(&self, id: InstanceId, root: RootGen, source: RootSource) -> Result<()> {
+        self.make_root(id, root, source).inspect_err(|_| {
+            // On a full disk some of it may be made, which nobody would look for: the root is not there without its last part.
+            if self.roots(id).is_ok_and(|roots| !roots.contains(&root)) {
+                drop(self.discard_root(id, root));
+            }
+        })
+    }
+
+    fn make_root(&self, id: InstanceId, root: RootGen, source: RootSource) -> Result<()> {
         let volume = self.volume(id);
         let files = volume.join("fs");
         make_dir(&volume, 0o700)?;

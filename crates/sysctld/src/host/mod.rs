@@ -202,7 +202,9 @@ impl RealHost {
             Step::EnsureImage { .. } => return Err(engine::step_error("ensure_image", "the engine does this itself")),
             Step::CreateRoot { id, root, pool, source } => {
                 let (pool, id, root, source) = (self.pool(pool)?, *id, *root, *source);
-                blocking("create_root", move || pool.create_root(id, root, source)).await?;
+                let worker = pool.clone();
+                let made = blocking("create_root", move || worker.create_root(id, root, source)).await;
+                made.inspect_err(|_| self.empty_trash(&pool))?;
             }
             Step::DiscardRoot { id, root, pool } => {
                 let (pool, id, root) = (self.pool(pool)?, *id, *root);
