@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use model::{BootGen, End, GuestSeen, InstanceId, Observed, Power, RootSource, Step, StopKind, Wish};
-use store::Op;
+use store::{Class, Op};
 use tokio::sync::{oneshot, watch};
 
 use crate::allocate;
@@ -113,7 +113,7 @@ impl Instance {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn show(&self, change: impl FnOnce(&mut InstanceView)) {
+    pub(crate) fn show(&self, change: impl FnOnce(&mut InstanceView)) {
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let mut view = (**slot).clone();
         change(&mut view);
@@ -213,8 +213,15 @@ impl Worker<'_> {
             ops.push(Op::ReleaseAll { owner });
             ops.extend(allocate::claims(&after));
         }
-        let result = self.run(&after, ops, &operation, Some(accepted)).await;
+        let class = match verb {
+            Verb::Stop(_) | Verb::Delete => Class::Frees,
+            _ => Class::Wish,
+        };
+        let mut accepted = Some(accepted);
+        let result = self.run(&after, class, ops, &operation, &mut accepted).await;
+        let refusal = result.as_ref().err().cloned();
         self.finish(&operation, result, verb.action(), requestor).await;
+        refuse(accepted, refusal);
     }
 
     /// The record with the verb's wish, everything checked and given out.
@@ -242,7 +249,9 @@ impl Worker<'_> {
     /// The first command of a new instance; its record is in place already.
     async fn create(&self, start: bool, requestor: Option<String>, operation: Operation, accepted: Accepted) {
         let record = self.record();
-        let result = self.run(&record, allocate::claims(&record), &operation, Some(accepted)).await;
+        let mut accepted = Some(accepted);
+        let result = self.run(&record, Class::Wish, allocate::claims(&record), &operation, &mut accepted).await;
+        let refusal = result.as_ref().err().cloned();
         let created = self.record().wish.exists;
         if created {
             let context = [
@@ -254,34 +263,50 @@ impl Worker<'_> {
         }
         let action = if start && result.is_ok() { "instance-started" } else { "" };
         self.finish(&operation, result, action, requestor).await;
+        refuse(accepted, refusal);
     }
 
-    /// Commits a new wish and works towards it at the same time; goes back to the former wish when that fails.
+    /// Commits a new wish and works towards it at the same time; goes back to the former wish when that fails. `accepted` is
+    /// left when the wish could not be committed: whoever asked is told once nothing is seen of it any more.
     async fn run(
         &self,
         after: &InstanceRecord,
+        class: Class,
         mut ops: Vec<Op>,
         operation: &Operation,
-        accepted: Option<Accepted>,
+        accepted: &mut Option<Accepted>,
     ) -> Result<()> {
         ops.push(after.put());
         ops.push(operations::document(&operation.view()));
-        let commit = self.shared.submit(ops);
+        let commit = self.shared.submit(class, ops);
         self.set_record(after);
         let (told, gate) = watch::channel(None);
+        let mut unwritten = None;
         let committing = async {
             let result = commit.await.unwrap_or_else(|_| Err(store::TxnError::Broken("its writer has ended".into())));
             self.shared.committed();
-            if let Some(accepted) = accepted {
-                let answer = result.clone().map(|_| operation.view()).map_err(Error::from);
-                let _ = accepted.send(answer);
+            // A guest's end discards nothing that lasts: it need not wait for a disk that is broken.
+            let result = match result {
+                Err(error) if class == Class::Frees && after.wish.exists && error.is_of_the_disk() => {
+                    unwritten = Some(error);
+                    Ok(0)
+                }
+                result => result,
+            };
+            if result.is_ok()
+                && let Some(accepted) = accepted.take()
+            {
+                let _ = accepted.send(Ok(operation.view()));
             }
             let _ = told.send(Some(result.map(drop)));
         };
         let ((), worked) = tokio::join!(committing, self.converge(Some(&gate), Some(operation)));
         let committed = gate.borrow().clone().unwrap_or(Ok(()));
         match (committed, worked) {
-            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Ok(())) => match unwritten {
+                Some(why) => Err(Error::Unwritten { done: "The instance was stopped", why }),
+                None => Ok(()),
+            },
             (Ok(()), Err(failure)) => self.after_failure(failure).await,
             // Nothing was promised: back, without writing that down either.
             (Err(error), _) => {
@@ -310,7 +335,7 @@ impl Worker<'_> {
         record.wish.power = Power::Off;
         record.wish.stop = StopKind::Force;
         self.set_record(&record);
-        if let Err(error) = self.shared.submit_and_wait(vec![record.put()]).await {
+        if let Err(error) = self.shared.submit_and_wait(Class::Settled, vec![record.put()]).await {
             tracing::error!(instance = %record.name, %error, "the stop could not be written down");
         }
         self.settle().await;
@@ -340,7 +365,7 @@ impl Worker<'_> {
         record.wish = WishState { stop: StopKind::Force, ..*previous };
         self.set_record(&record);
         ops.push(record.put());
-        if let Err(error) = self.shared.submit_and_wait(ops).await {
+        if let Err(error) = self.shared.submit_and_wait(Class::Settled, ops).await {
             tracing::error!(instance = %record.name, %error, "the former wish could not be written down");
         }
         self.settle().await;
@@ -465,7 +490,7 @@ impl Worker<'_> {
         ops.push(operations::document(&view));
         ops.extend(self.shared.operations.retire(&view));
         // Not awaited: after a crash the loop finds the wish reached and says so again.
-        drop(self.shared.submit(ops));
+        drop(self.shared.submit(Class::Settled, ops));
         self.shared.publish_names();
         operation.end(view);
     }
@@ -480,6 +505,10 @@ impl Worker<'_> {
                 return;
             }
         };
+        // Nothing is done that could not be remembered: guests run on as they do.
+        if self.shared.store.read_only().is_some() {
+            return;
+        }
         let operation = record.operation.and_then(|id| self.shared.take_unfinished(id));
         if let Some(operation) = operation {
             // What an earlier daemon began and did not live to end.
@@ -506,7 +535,7 @@ impl Worker<'_> {
             let record = self.record();
             self.shared.forget(&record);
             let ops = vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }];
-            drop(self.shared.submit(ops));
+            drop(self.shared.submit(Class::Settled, ops));
         }
     }
 
@@ -518,7 +547,7 @@ impl Worker<'_> {
             record.wish.power = Power::On { boot: record.newest_boot, frozen: false };
             record.wish.stop = StopKind::Clean { timeout_s: HALT_TIMEOUT_S };
             self.set_record(&record);
-            if let Err(error) = self.shared.submit_and_wait(vec![record.put()]).await {
+            if let Err(error) = self.shared.submit_and_wait(Class::Settled, vec![record.put()]).await {
                 tracing::error!(instance = %record.name, %error, "it will not run again by itself");
             }
         }
@@ -537,7 +566,7 @@ impl Worker<'_> {
             after.wish.exists = false;
         }
         self.set_record(&after);
-        if let Err(error) = self.shared.submit_and_wait(vec![after.put()]).await {
+        if let Err(error) = self.shared.submit_and_wait(Class::Settled, vec![after.put()]).await {
             tracing::error!(instance = %record.name, %error, "the guest's end could not be written down");
         }
         Some(end)
@@ -571,6 +600,13 @@ impl Worker<'_> {
             name: record.name.to_string(),
         };
         self.shared.events.tell(record.project.as_str(), Happening::Lifecycle(lifecycle));
+    }
+}
+
+/// Tells whoever asked for what could not be committed.
+fn refuse(accepted: Option<Accepted>, refusal: Option<Error>) {
+    if let (Some(accepted), Some(error)) = (accepted, refusal) {
+        let _ = accepted.send(Err(error));
     }
 }
 

@@ -19,8 +19,10 @@ pub struct FirstStart {
 }
 
 /// Makes what is missing on the very first start.
-pub(crate) async fn make(shared: &Arc<Shared>, first: &FirstStart) -> Result<()> {
-    if !shared.catalog().projects.is_empty() {
+pub(crate) async fn make(shared: &Arc<Shared>) -> Result<()> {
+    let first = &shared.first_start;
+    // A damaged database of which nothing could be rescued is no first start.
+    if !shared.catalog().projects.is_empty() || shared.store.read_only().is_some() {
         return Ok(());
     }
     let project =
@@ -58,7 +60,10 @@ pub(crate) async fn make(shared: &Arc<Shared>, first: &FirstStart) -> Result<()>
         catalog.profiles.insert((profile.project.clone(), profile.name.clone()), profile);
         catalog.projects.insert(project.name.clone(), project);
     }
-    shared.submit_and_wait(ops).await.map_err(|error| Error::Internal(format!("first start: {error}")))
+    shared
+        .submit_and_wait(store::Class::Wish, ops)
+        .await
+        .map_err(|error| Error::Internal(format!("first start: {error}")))
 }
 
 /// The project's own everything.

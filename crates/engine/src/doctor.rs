@@ -32,7 +32,7 @@ pub struct Diagnosis {
     pub notes: Vec<(String, String)>,
 }
 
-const REPAIR: &str = "sysctl-cli doctor --repair";
+pub(crate) const REPAIR: &str = "sysctl-cli doctor --repair";
 
 impl Diagnosis {
     fn wrong(&mut self, kind: &str, object: impl ToString, text: &str) {
@@ -54,7 +54,7 @@ impl Engine {
         }
         self.check_host(&inventory.objects, &mut diagnosis);
         self.check_rows(&inventory.objects, &mut diagnosis);
-        self.check_store(&mut diagnosis);
+        self.check_store(&mut diagnosis).await;
         for (kind, name, text) in &inventory.damage {
             diagnosis.wrong(kind, name, text);
         }
@@ -137,11 +137,24 @@ impl Engine {
         }
     }
 
-    fn check_store(&self, diagnosis: &mut Diagnosis) {
-        match self.shared.store.check() {
-            Ok(None) => {}
-            Ok(Some(text)) => diagnosis.wrong("database", self.shared.store.path().display(), &text),
-            Err(error) => diagnosis.wrong("database", self.shared.store.path().display(), &error.to_string()),
+    async fn check_store(&self, diagnosis: &mut Diagnosis) {
+        let store = self.shared.store.clone();
+        let path = store.path().display().to_string();
+        let trouble = store.trouble().and_then(|trouble| trouble.borrow().clone());
+        if let Some(error) = trouble {
+            let fix = "it goes on by itself once the disk does".into();
+            diagnosis.findings.push(Wrong {
+                kind: "database".into(),
+                object: path.clone(),
+                text: error.to_string(),
+                fix,
+            });
+        }
+        match tokio::task::spawn_blocking(move || store.check()).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(text))) => diagnosis.wrong("database", path, &text),
+            Ok(Err(error)) => diagnosis.wrong("database", path, &error.to_string()),
+            Err(error) => diagnosis.wrong("database", path, &error.to_string()),
         }
         let unfinished = self.operations().list().into_iter().filter(|o| !o.status.is_final());
         for operation in unfinished.filter(|o| o.class == crate::Class::Task) {

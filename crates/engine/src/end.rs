@@ -17,7 +17,10 @@ const UNDER_WAY: std::time::Duration = std::time::Duration::from_secs(40);
 impl Engine {
     /// Writes down everything that was told.
     pub async fn flush(&self) -> Result<()> {
-        self.shared.submit_and_wait(Vec::new()).await
+        self.shared.submit_and_wait(store::Class::Settled, Vec::new()).await?;
+        let store = self.shared.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.settle()).await;
+        Ok(())
     }
 
     /// Stops every instance that runs, as before a shutdown of the host. They run again after the next start of the daemon.

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     unfinished: Mutex<HashMap<Uuid, Operation>>,
     /// The daemon ends and takes its guests along: nothing is to run, whatever is wished.
     pub(crate) halting: AtomicBool,
+    /// What a first start makes.
+    pub(crate) first_start: defaults::FirstStart,
     /// Counts the changes of profiles.
     pub(crate) profiles_version: std::sync::atomic::AtomicU64,
 }
@@ -88,14 +90,18 @@ impl Shared {
     }
 
     /// Hands changes to the database, together with the events that are to be kept.
-    pub(crate) fn submit(&self, mut ops: Vec<Op>) -> oneshot::Receiver<std::result::Result<u64, TxnError>> {
+    pub(crate) fn submit(
+        &self,
+        class: store::Class,
+        mut ops: Vec<Op>,
+    ) -> oneshot::Receiver<std::result::Result<u64, TxnError>> {
         ops.extend(self.events.take_unkept());
         self.host.passed("before", "commit");
-        self.store.submit(Txn { compare: Vec::new(), ops })
+        self.store.submit_as(class, Txn { compare: Vec::new(), ops })
     }
 
-    pub(crate) async fn submit_and_wait(&self, ops: Vec<Op>) -> Result<()> {
-        let answer = self.submit(ops).await;
+    pub(crate) async fn submit_and_wait(&self, class: store::Class, ops: Vec<Op>) -> Result<()> {
+        let answer = self.submit(class, ops).await;
         self.committed();
         answer.unwrap_or_else(|_| Err(TxnError::Broken("its writer has ended".into())))?;
         Ok(())
@@ -134,12 +140,15 @@ impl Shared {
         self.instances().by_id.values().for_each(act);
     }
 
-    /// Refuses what comes too late.
-    fn check_not_ending(&self) -> Result<()> {
+    /// Refuses what comes too late, or could not be remembered.
+    fn check_open(&self) -> Result<()> {
         if self.halting.load(Ordering::Acquire) {
             return Err(Error::Cancelled("the daemon is ending".into()));
         }
-        Ok(())
+        match self.store.read_only() {
+            Some(reason) => Err(TxnError::ReadOnly(reason).into()),
+            None => Ok(()),
+        }
     }
 
     /// Gives a changed definition what its NICs need, and checks it.
@@ -272,6 +281,9 @@ pub struct Engine {
 impl Engine {
     /// Reads what is remembered, makes what a first start needs, and sets every object to work towards its wish.
     pub async fn start(host: Arc<dyn Host>, store: Store, config: EngineConfig) -> Result<Engine> {
+        if let Some(reason) = store.read_only() {
+            tracing::error!(%reason, "the database is damaged: guests run on, nothing can be changed; {}", crate::doctor::REPAIR);
+        }
         let events = Arc::new(Events::new(store.last_event()?));
         let catalog = Catalog::load(&store, &config)?;
         let shared = Arc::new(Shared {
@@ -282,16 +294,18 @@ impl Engine {
             unfinished: Mutex::default(),
             halting: AtomicBool::new(false),
             profiles_version: Default::default(),
+            first_start: config.first_start,
             host,
             store,
             events,
         });
         let engine = Engine { shared };
         engine.load_operations()?;
-        defaults::make(&engine.shared, &config.first_start).await?;
+        defaults::make(&engine.shared).await?;
         engine.ensure_objects().await;
         engine.load_instances().await?;
         engine.follow_host();
+        engine.follow_disk();
         Ok(engine)
     }
 
@@ -351,7 +365,7 @@ impl Engine {
                     operation.tell_end(Err("the daemon ended while it ran; what it was about is unknown".into()));
                 let mut ops = vec![operations::document(&view)];
                 ops.extend(self.shared.operations.retire(&view));
-                drop(self.shared.submit(ops));
+                drop(self.shared.submit(store::Class::Settled, ops));
                 operation.end(view);
             }
         }
@@ -450,7 +464,7 @@ impl Engine {
         expect: Option<String>,
         requestor: Option<String>,
     ) -> Result<OperationView> {
-        self.shared.check_not_ending()?;
+        self.shared.check_open()?;
         let instance = self.find(project, name)?;
         let (accepted, answer) = oneshot::channel();
         instance.post(&self.shared, Command::Verb { verb, expect, requestor, accepted });
@@ -459,7 +473,7 @@ impl Engine {
 
     /// Makes an instance. Returns once that is remembered; the operation tells the rest.
     pub async fn create(&self, new: NewInstance, requestor: Option<String>) -> Result<OperationView> {
-        self.shared.check_not_ending()?;
+        self.shared.check_open()?;
         let start = new.start;
         let record = self.prepare(new)?;
         let name = record.name.to_string();
@@ -587,7 +601,7 @@ impl Engine {
     /// Kept events numbered `from` and up.
     pub async fn past_events(&self, from: u64) -> Vec<crate::events::Event> {
         // What waits to be kept is kept first, so that the past reaches to now.
-        let _ = self.shared.submit_and_wait(Vec::new()).await;
+        let _ = self.shared.submit_and_wait(store::Class::Settled, Vec::new()).await;
         let store = self.shared.store.clone();
         let read = tokio::task::spawn_blocking(move || store.events(from, u32::MAX));
         let events = read.await.ok().and_then(std::result::Result::ok).unwrap_or_default();
@@ -599,8 +613,10 @@ impl Engine {
         Ok(self.shared.wish(record)?.spec.sandbox)
     }
 
-    /// Looks at everything again and does what is to be done.
-    pub async fn repair(&self) -> Result<()> {
+    /// Makes a damaged database anew, looks at everything again and does what is to be done. Returns what is to be known about
+    /// the new database.
+    pub async fn repair(&self) -> Result<Vec<String>> {
+        let notes = self.rebuild().await?;
         self.ensure_objects().await;
         let remembered = {
             let instances = self.shared.instances();
@@ -610,7 +626,8 @@ impl Engine {
             instances.by_id.keys().copied().collect()
         };
         self.rest().await;
-        crate::sweep::run(&self.shared, &remembered).await
+        crate::sweep::run(&self.shared, &remembered).await?;
+        Ok(notes)
     }
 
     /// Starts an operation that is about streams.

@@ -109,7 +109,7 @@ async fn work(
         record.clone()
     };
     // Not awaited: should it be lost, the next need for the layer finds it and says so again.
-    drop(shared.submit(vec![record.put()]));
+    drop(shared.submit(store::Class::Settled, vec![record.put()]));
     Ok(fingerprint)
 }
 
@@ -140,7 +140,7 @@ pub(crate) async fn add(
     };
     let op = record.put();
     shared.catalog_mut().images.insert(fingerprint, record);
-    if let Err(error) = shared.submit_and_wait(vec![op]).await {
+    if let Err(error) = shared.submit_and_wait(store::Class::Wish, vec![op]).await {
         // Not remembered, so it is not here either: whoever is told that it failed must not find it.
         shared.catalog_mut().images.remove(&fingerprint);
         forget_files(shared, fingerprint).await;

@@ -19,6 +19,7 @@ mod mailbox;
 mod names;
 mod objects;
 mod operations;
+mod rebuild;
 mod record;
 mod sweep;
 mod verbs;
@@ -41,6 +42,7 @@ pub use host::{
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 pub use plan::sentence;
+pub use rebuild::UNMIRRORED;
 pub use record::{
     Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
 };

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use config::Written;
 use model::{Fingerprint, ProfileName, ProjectName, Step};
+use store::Class;
 
 use crate::catalog::ImageChoice;
 use crate::engine::{Engine, RecipeFacts};
 use crate::error::{Error, Result};
 use crate::host::Effect;
 use crate::images;
-use crate::operations::{Class, NewOperation, Operation, OperationView};
+use crate::operations::{Class as OperationClass, NewOperation, Operation, OperationView};
 use crate::record::{Alias, ImageRecord, NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord, Record};
 use crate::{clock, operations};
 
@@ -75,7 +76,7 @@ impl Engine {
             }
             catalog.aliases.insert(alias.name.clone(), alias.clone());
         }
-        let stored = self.shared.submit_and_wait(vec![alias.put()]).await;
+        let stored = self.shared.submit_and_wait(Class::Wish, vec![alias.put()]).await;
         if stored.is_err() {
             self.shared.catalog_mut().aliases.remove(&alias.name);
         }
@@ -95,21 +96,24 @@ impl Engine {
             alias.target = target;
         }
         alias.description = description.unwrap_or(alias.description);
-        self.shared.catalog_mut().aliases.insert(name.to_owned(), alias.clone());
-        self.shared.submit_and_wait(vec![alias.put()]).await
+        self.shared.submit_and_wait(Class::Wish, vec![alias.put()]).await?;
+        self.shared.catalog_mut().aliases.insert(name.to_owned(), alias);
+        Ok(())
     }
 
     /// Takes a name of an image away. Those of recipes stay.
     pub async fn delete_alias(&self, name: &str) -> Result<()> {
-        let gone = self.shared.catalog_mut().aliases.remove(name);
+        let gone = self.shared.catalog().aliases.get(name).cloned();
         let gone = gone.ok_or_else(|| Error::NotFound(format!("Image alias {name:?} not found")))?;
-        self.shared.submit_and_wait(vec![gone.delete()]).await
+        self.shared.submit_and_wait(Class::Frees, vec![gone.delete()]).await?;
+        self.shared.catalog_mut().aliases.remove(name);
+        Ok(())
     }
 
     /// Takes a finished upload as an image. Returns at once; the operation tells the rest.
     pub async fn import_image(&self, upload: String, wish: ImageWish) -> Result<OperationView> {
         let engine = self.clone();
-        self.image_task("Downloading image", Default::default(), |operation| async move {
+        self.image_task(Class::Wish, "Downloading image", Default::default(), |operation| async move {
             let step = Step::AdoptImage { upload };
             let tell = |text: &str| operation.progress("create_image_from_upload", text);
             let Effect::Image(facts) = engine.shared.host.apply(&step, &tell).await? else {
@@ -141,7 +145,7 @@ impl Engine {
     pub async fn build_image(&self, word: &str, wish: ImageWish) -> Result<OperationView> {
         let choice = self.image(word)?;
         let engine = self.clone();
-        self.image_task("Building image", Default::default(), |operation| async move {
+        self.image_task(Class::Wish, "Building image", Default::default(), |operation| async move {
             let pool = engine.shared.catalog().pools.keys().next().cloned();
             let pool = pool.ok_or_else(|| Error::NotFound("There is no storage pool".into()))?;
             let images = &engine.shared.images;
@@ -173,6 +177,7 @@ impl Engine {
     /// Runs work on images as an operation that is kept.
     async fn image_task<F>(
         &self,
+        class: Class,
         description: &'static str,
         resources: BTreeMap<String, Vec<String>>,
         work: impl FnOnce(Arc<Operation>) -> F,
@@ -182,13 +187,13 @@ impl Engine {
     {
         let operation = Arc::new(self.shared.operations.start(NewOperation {
             project: ProjectName::default().to_string(),
-            class: Class::Task,
+            class: OperationClass::Task,
             description,
             resources,
             metadata: BTreeMap::new(),
             may_cancel: false,
         }));
-        let begun = self.shared.submit_and_wait(vec![operations::document(&operation.view())]).await;
+        let begun = self.shared.submit_and_wait(class, vec![operations::document(&operation.view())]).await;
         if let Err(error) = begun {
             // Nobody was promised anything, and nobody waits for it.
             operation.finish_unkept(&self.shared.operations, Err(error.to_string()));
@@ -201,13 +206,13 @@ impl Engine {
             let result = work.await.map_err(|error| error.to_string());
             let view = operation.as_ended(result);
             // No loop takes it up after a crash, so its end is on the disk before anybody is told.
-            if let Err(error) = shared.submit_and_wait(vec![operations::document(&view)]).await {
+            if let Err(error) = shared.submit_and_wait(Class::Settled, vec![operations::document(&view)]).await {
                 tracing::error!(operation = %view.id, %error, "its end could not be written down");
             }
             operation.tell_ended(&view);
             let old = shared.operations.retire(&view);
             if !old.is_empty() {
-                drop(shared.submit(old));
+                drop(shared.submit(Class::Settled, old));
             }
             operation.end(view);
         });
@@ -217,15 +222,17 @@ impl Engine {
     /// Changes what people say about an image.
     pub async fn change_image(&self, word: &str, properties: BTreeMap<String, String>, public: bool) -> Result<()> {
         let fingerprint = self.here(word)?.facts.fingerprint;
-        let record = {
-            let mut catalog = self.shared.catalog_mut();
-            let record =
-                catalog.images.get_mut(&fingerprint).ok_or_else(|| Error::NotFound("Image not found".into()))?;
-            record.properties = properties;
+        let change = |record: &mut ImageRecord| {
+            record.properties.clone_from(&properties);
             record.public = public;
-            record.clone()
         };
-        self.shared.submit_and_wait(vec![record.put()]).await
+        let mut record = self.here(word)?;
+        change(&mut record);
+        self.shared.submit_and_wait(Class::Wish, vec![record.put()]).await?;
+        if let Some(record) = self.shared.catalog_mut().images.get_mut(&fingerprint) {
+            change(record);
+        }
+        Ok(())
     }
 
     /// An image whose files are here.
@@ -242,25 +249,17 @@ impl Engine {
         let engine = self.clone();
         let fingerprint = record.facts.fingerprint;
         let resources = [("images".to_owned(), vec![format!("/1.0/images/{fingerprint}")])].into();
-        self.image_task("Deleting image", resources, |_| async move {
+        self.image_task(Class::Frees, "Deleting image", resources, |_| async move {
             let shared = &engine.shared;
-            let aliases: Vec<Alias> = {
-                let mut catalog = shared.catalog_mut();
-                catalog.images.remove(&fingerprint);
-                let of = |alias: &Alias| alias.target == fingerprint;
-                let gone = catalog.aliases.values().filter(|a| of(a)).cloned().collect();
-                catalog.aliases.retain(|_, alias| !of(alias));
-                gone
-            };
             // The wish first: what is left on the disk without it is swept.
             let mut ops = vec![record.delete()];
-            ops.extend(aliases.iter().map(Record::delete));
-            if let Err(error) = shared.submit_and_wait(ops).await {
-                // It is remembered still, so it is here still.
+            let of = |alias: &Alias| alias.target == fingerprint;
+            ops.extend(shared.catalog().aliases.values().filter(|alias| of(alias)).map(Record::delete));
+            shared.submit_and_wait(Class::Frees, ops).await?;
+            {
                 let mut catalog = shared.catalog_mut();
-                catalog.aliases.extend(aliases.into_iter().map(|alias| (alias.name.clone(), alias)));
-                catalog.images.insert(fingerprint, record);
-                return Err(error);
+                catalog.images.remove(&fingerprint);
+                catalog.aliases.retain(|_, alias| !of(alias));
             }
             images::tell(shared, "image-deleted", fingerprint);
             shared.host.apply(&Step::RemoveImage { fingerprint }, &|_| {}).await?;
@@ -299,7 +298,7 @@ impl Engine {
             }
             catalog.profiles.insert(key.clone(), profile.clone());
         }
-        let stored = self.shared.submit_and_wait(vec![profile.put()]).await;
+        let stored = self.shared.submit_and_wait(Class::Wish, vec![profile.put()]).await;
         if stored.is_err() {
             self.shared.catalog_mut().profiles.remove(&key);
         }
@@ -311,7 +310,7 @@ impl Engine {
         check_profile(&profile.written)?;
         let before = self.profile(&profile.project, profile.name.as_str())?;
         expect_tag(expect, crate::etag::of(&(&before.written, &before.description)))?;
-        self.shared.submit_and_wait(vec![profile.put()]).await?;
+        self.shared.submit_and_wait(Class::Wish, vec![profile.put()]).await?;
         let key = (profile.project.clone(), profile.name.clone());
         self.shared.catalog_mut().profiles.insert(key, profile.clone());
         self.shared.profiles_version.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
@@ -328,7 +327,7 @@ impl Engine {
         if !self.users_of_profile(project, &profile.name).is_empty() {
             return Err(Error::Invalid("Profile is currently in use".into()));
         }
-        self.shared.submit_and_wait(vec![profile.delete()]).await?;
+        self.shared.submit_and_wait(Class::Frees, vec![profile.delete()]).await?;
         self.shared.catalog_mut().profiles.remove(&(profile.project.clone(), profile.name.clone()));
         Ok(())
     }

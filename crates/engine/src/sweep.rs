@@ -16,8 +16,16 @@ use crate::images;
 
 /// Removes what is not remembered. Failures are told and left for the next start or `doctor`.
 pub(crate) async fn run(shared: &Arc<Shared>, remembered: &BTreeSet<InstanceId>) -> Result<()> {
+    if shared.store.read_only().is_some() {
+        return Ok(());
+    }
     let survey = shared.host.survey().await?;
+    let incomplete = crate::rebuild::is_incomplete(&shared.store);
     for (id, pool) in survey.instances.iter().filter(|(id, _)| !remembered.contains(id)) {
+        if incomplete {
+            tracing::warn!(%id, "of an unknown instance there is something; it is kept, as its record may be lost");
+            continue;
+        }
         tracing::warn!(%id, "removing what is left of an instance that was never promised");
         if let Err(error) = remove_instance(shared, *id, pool).await {
             tracing::error!(%id, %error, "not removed");

@@ -44,6 +44,8 @@ pub struct Environment {
     pub certificate: String,
     /// SHA-256 of the certificate.
     pub certificate_fingerprint: String,
+    /// `read-write`, or `read-only` and why. Ours.
+    pub database: String,
     /// What runs instances.
     pub driver: String,
     /// Its version.

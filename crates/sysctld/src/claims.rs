@@ -74,7 +74,10 @@ pub(crate) async fn take(state_dir: &Path, mark: &str, store: &Store, wanted: Op
     let lock = lock().map_err(|e| format!("lock {DIRECTORY}: {e}"))?;
     let others = others(mark).map_err(|e| format!("read the claims in {DIRECTORY}: {e}"))?;
     let kept = store.get(DOCUMENT.0, DOCUMENT.1).map_err(|e| e.to_string())?;
-    let kept: Option<Claim> = kept.and_then(|document| serde_json::from_str(&document.body).ok());
+    let before = kept.map(|document| document.body);
+    // What a damaged database lost may still lie where other daemons look for it.
+    let told = || fs::read_to_string(Path::new(DIRECTORY).join(mark)).ok();
+    let kept: Option<Claim> = before.clone().or_else(told).and_then(|body| serde_json::from_str(&body).ok());
     let mut claim = match kept {
         Some(claim) => Claim { state_dir: state_dir.to_owned(), ..claim },
         None => choose(state_dir, mark, &others, wanted)?,
@@ -93,8 +96,11 @@ pub(crate) async fn take(state_dir: &Path, mark: &str, store: &Store, wanted: Op
         }
     }
     let body = serde_json::to_string(&claim).map_err(|e| e.to_string())?;
-    let op = Op::Put { kind: DOCUMENT.0, key: DOCUMENT.1.into(), body: body.clone() };
-    store.commit(Txn { compare: Vec::new(), ops: vec![op] }).await.map_err(|e| e.to_string())?;
+    // Not written again when it is there: a start on a full or damaged disk needs no room.
+    if before.as_ref() != Some(&body) && store.read_only().is_none() {
+        let op = Op::Put { kind: DOCUMENT.0, key: DOCUMENT.1.into(), body: body.clone() };
+        store.commit(Txn { compare: Vec::new(), ops: vec![op] }).await.map_err(|e| e.to_string())?;
+    }
     write(mark, &body).map_err(|e| format!("write a claim to {DIRECTORY}: {e}"))?;
     drop(lock);
     Ok(claim)
@@ -181,7 +187,9 @@ fn others(mark: &str) -> io::Result<Vec<Claim>> {
             continue;
         }
         let Ok(claim) = serde_json::from_str::<Claim>(&fs::read_to_string(entry.path())?) else { continue };
-        if claim.state_dir.join(super::DATABASE).exists() {
+        let database = claim.state_dir.join(super::DATABASE);
+        // A database that is lost is made anew of its manifests: its daemon keeps what it took.
+        if database.exists() || database.with_extension("db.manifests").exists() {
             claims.push(claim);
         } else {
             fs::remove_file(entry.path())?;

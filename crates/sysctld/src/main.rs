@@ -144,7 +144,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
     let locks = [socket::lock(&state_dir)?, socket::lock(&runtime_dir)?];
     let mark = mark(&state_dir);
     let database = state_dir.join(DATABASE);
-    let store = Store::open(&database).map_err(|error| chain(&error))?;
+    let store = Store::open_or_rescue(&database, engine::UNMIRRORED).map_err(|error| chain(&error))?;
     crash::moment("before", "claim");
     let claim = claims::take(&state_dir, &mark, &store, options.id_range).await?;
     crash::moment("after", "claim");
@@ -176,6 +176,9 @@ async fn start(options: &Options) -> Result<Daemon, String> {
 
 /// Removes everything of this state directory from the host.
 async fn purge(daemon: Daemon) -> Result<(), String> {
+    if daemon.engine.store().read_only().is_some() {
+        daemon.engine.repair().await.map_err(|error| error.to_string())?;
+    }
     let failed = daemon.engine.purge().await;
     if !failed.is_empty() {
         return Err(format!("not everything could be removed, so all files are kept: {}", failed.join("; ")));

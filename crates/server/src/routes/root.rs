@@ -67,6 +67,7 @@ fn environment(app: &App, facts: &HostFacts, project: &str) -> Environment {
             "x86_64" => vec!["x86_64".into(), "i686".into()],
             other => vec![other.to_owned()],
         },
+        database: app.engine.store().read_only().map_or_else(|| "read-write".into(), |why| format!("read-only: {why}")),
         driver: "sysctl".into(),
         driver_version: app.info.version.clone(),
         firewall: "nftables".into(),
