@@ -48,6 +48,9 @@ pub struct RecipeFacts {
     pub properties: BTreeMap<String, String>,
 }
 
+/// What happened when a keeper died under a guest.
+const LOST_KEEPER: &str = "its keeper died; another one took the guest over without its live console and its sessions";
+
 /// What the parts share.
 pub(crate) struct Shared {
     pub(crate) host: Arc<dyn Host>,
@@ -122,13 +125,16 @@ impl Shared {
     }
 
     /// What died with a keeper is told to whoever listens.
-    fn tell_lost_keeper(&self, id: InstanceId) {
+    fn tell_lost_keeper(&self, id: InstanceId, sessions: Option<usize>) {
         let Some(view) = self.instances().by_id.get(&id).map(|instance| instance.view()) else { return };
-        let what = "its keeper died; another one took the guest over without its console and sessions";
+        let lost = match sessions {
+            Some(count) => serde_json::Value::from(count),
+            None => "unknown: no daemon watched".into(),
+        };
         let lifecycle = Lifecycle {
             action: "instance-keeper-replaced".to_owned(),
             source: format!("/1.0/instances/{}", view.record.name),
-            context: [("cause".to_owned(), what.into())].into(),
+            context: [("cause".to_owned(), LOST_KEEPER.into()), ("sessions-lost".to_owned(), lost)].into(),
             requestor: None,
             name: view.record.name.to_string(),
         };
@@ -386,9 +392,9 @@ impl Engine {
             while let Some(event) = events.recv().await {
                 let id = match event {
                     HostEvent::Changed(id) => id,
-                    HostEvent::KeeperLost(boot) => {
-                        tracing::error!(%boot, "its keeper died; another one took the guest over without its console and sessions");
-                        shared.tell_lost_keeper(boot.id);
+                    HostEvent::KeeperLost { boot, sessions } => {
+                        tracing::error!(%boot, ?sessions, "{LOST_KEEPER}");
+                        shared.tell_lost_keeper(boot.id, sessions);
                         boot.id
                     }
                 };
@@ -628,22 +634,6 @@ impl Engine {
         self.rest().await;
         crate::sweep::run(&self.shared, &remembered).await?;
         Ok(notes)
-    }
-
-    /// Starts an operation that is about streams.
-    pub fn start_streams(
-        &self,
-        project: &ProjectName,
-        description: &'static str,
-        name: &str,
-        metadata: BTreeMap<String, serde_json::Value>,
-    ) -> Operation {
-        let new = NewOperation {
-            class: Class::Websocket,
-            metadata,
-            ..NewOperation::on_instance(project.as_str(), description, name)
-        };
-        self.shared.operations.start(new)
     }
 
     /// The host, for what is no step: streams and figures.

@@ -34,7 +34,12 @@ pub enum HostEvent {
     /// The state of an instance is not what was last observed.
     Changed(InstanceId),
     /// The keeper of a boot died and another one took its guest over.
-    KeeperLost(Boot),
+    KeeperLost {
+        /// The boot.
+        boot: Boot,
+        /// How many sessions were lost with it; `None` when it died while no daemon watched.
+        sessions: Option<usize>,
+    },
 }
 
 /// How far a long step is.
@@ -56,6 +61,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Starts a process in a running guest.
     fn exec<'a>(&'a self, boot: Boot, order: ExecOrder) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>>;
+
+    /// Sessions that a former daemon began and that were not forgotten. To be called once.
+    fn inherited(&self) -> BoxFuture<'_, Vec<InheritedSession>>;
 
     /// The console of a running guest.
     fn console<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>>;
@@ -139,32 +147,65 @@ pub struct ExecOrder {
     pub sandbox: Option<model::SandboxSpec>,
 }
 
-/// The streams of a process or console, by position, so that whoever reads may come back and go on.
+/// Bytes for standard input, and where in the stream they stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InputPart {
+    /// Position of the first byte. Bytes that were handed over before are skipped.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+    /// Nothing follows.
+    pub eof: bool,
+}
+
+/// How far standard input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InputState {
+    /// Bytes that the process was given: whoever sends may forget them.
+    pub taken: u64,
+    /// Bytes that were handed over: what continues the stream begins here.
+    pub received: u64,
+    /// The process takes nothing any more.
+    pub closed: bool,
+}
+
+/// The streams of a process or console, by position, so that whoever reads or writes may come back and go on.
 pub trait Session: Send + Sync {
     /// The next bytes of an output stream (1 or 2) from `offset`, and where they begin: later than asked only when bytes of
     /// a console were overwritten meanwhile. Waits for them. `None` at the end of the stream.
     fn read(&self, stream: u8, offset: u64) -> BoxFuture<'_, Option<(u64, Bytes)>>;
 
+    /// Up to where a stream was acknowledged: what is before cannot be read again.
+    fn acknowledged(&self, stream: u8) -> u64;
+
     /// Everything of a stream below `offset` arrived where it should.
-    fn acknowledge(&self, stream: u8, offset: u64);
+    fn acknowledge(&self, stream: u8, offset: u64) -> BoxFuture<'_, ()>;
 
-    /// Writes to standard input; waits while the process does not take it. False once it takes nothing any more.
-    fn write(&self, data: Bytes) -> BoxFuture<'_, bool>;
+    /// Hands standard input over; waits while the process does not take it. False once it takes nothing any more.
+    fn write(&self, part: InputPart) -> BoxFuture<'_, bool>;
 
-    /// Nothing follows on standard input.
-    fn close_input(&self) -> BoxFuture<'_, ()>;
+    /// How far standard input is, once that is not what is `known`.
+    fn input(&self, known: Option<InputState>) -> BoxFuture<'_, InputState>;
 
     /// Changes the terminal's size.
-    fn resize(&self, columns: u16, rows: u16);
+    fn resize(&self, columns: u16, rows: u16) -> BoxFuture<'_, ()>;
 
     /// Sends a signal by number.
-    fn signal(&self, signal: i32);
+    fn signal(&self, signal: i32) -> BoxFuture<'_, ()>;
 
     /// Waits for the end: 0 to 255, or 128 and the signal. `None` when it can't be told (the guest or keeper died).
     fn ended(&self) -> BoxFuture<'_, Option<i32>>;
 
     /// Its end was kept elsewhere: everything of it may go.
-    fn forget(&self);
+    fn forget(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A session that a former daemon began.
+pub struct InheritedSession {
+    /// The label that it was begun with; empty where an older release began it.
+    pub label: Vec<u8>,
+    /// Its streams.
+    pub session: Arc<dyn Session>,
 }
 
 /// A NIC as the network's answers know it.

@@ -21,6 +21,7 @@ mod objects;
 mod operations;
 mod rebuild;
 mod record;
+mod streams;
 mod sweep;
 mod verbs;
 
@@ -36,8 +37,8 @@ pub use engine::{Engine, EngineConfig, RecipeFacts, step_error};
 pub use error::{Error, Result};
 pub use events::{Event, Events, Happening, Lifecycle, Logging};
 pub use host::{
-    BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, LinkUsage, NameEntry, Progress, Session, StepError,
-    Survey, Usage,
+    BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, InputPart, InputState, LinkUsage,
+    NameEntry, Progress, Session, StepError, Survey, Usage,
 };
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};

@@ -26,6 +26,10 @@ pub const CONSOLE_RING: u64 = 32 * 1024;
 /// Most sessions of one instance at a time: with two rings each that bounds a keeper's rings to 2 MiB.
 pub const MAX_SESSIONS: usize = 16;
 
+/// Most bytes of a session's label. With 128 KiB of arguments and environment and a seccomp program of at most 4 KiB that
+/// stays below [`MAX_MESSAGE`].
+pub const MAX_LABEL: usize = 24 * 1024;
+
 /// Most bytes of one [`Input`]: four fit into a ring, so that input keeps flowing while one is acknowledged.
 pub const MAX_INPUT: usize = 16 * 1024;
 
@@ -302,10 +306,12 @@ record! {
         6 => stderr: StreamState,
         /// Bytes of standard input taken so far.
         7 => input: u64,
-        /// What the daemon asked to be told.
+        /// What the daemon asked to be told. Left out of a [`Status`], which has to fit into one message.
         8 => label: Blob,
         /// It has a terminal.
         9 => terminal: bool,
+        /// Bytes of standard input that were received so far: those that were taken and those that wait.
+        10 => received: u64,
     }
 }
 

@@ -22,6 +22,11 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, text)
     }
 
+    /// Not as long as something else is as it is.
+    pub(crate) fn conflict(text: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::CONFLICT, text)
+    }
+
     /// There is no such thing.
     pub(crate) fn not_found(text: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, text)

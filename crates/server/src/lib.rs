@@ -48,4 +48,9 @@ impl App {
     pub fn new(engine: Engine, access: Arc<dyn Access>, info: ServerInfo, shutdown: Arc<Notify>) -> Arc<App> {
         Arc::new(App { engine, access, info, execs: execs::Execs::default(), told: told::Told::default(), shutdown })
     }
+
+    /// Goes on with the programs that a former daemon began. To be called once, before anything is served.
+    pub async fn take_up_sessions(self: &Arc<App>) {
+        execs::take_up(self).await;
+    }
 }

@@ -82,3 +82,19 @@ pub struct WindowSize {
     /// Rows.
     pub height: String,
 }
+
+/// What the server says beside the bytes of a stream whose client can come back (`resume=1`): a text message that is not
+/// empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct StreamNote {
+    /// Position of the next byte of output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Bytes of input that need not be sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<u64>,
+    /// No more input is taken.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
+}

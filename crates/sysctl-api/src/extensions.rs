@@ -40,4 +40,4 @@ pub const EXTENSIONS: &[&str] = &[
 ];
 
 /// Our own.
-pub const OWN_EXTENSIONS: &[&str] = &["sysctl_events_since", "sysctl_explain", "sysctl_plan"];
+pub const OWN_EXTENSIONS: &[&str] = &["sysctl_events_since", "sysctl_explain", "sysctl_plan", "sysctl_streams_resume"];

@@ -18,7 +18,7 @@ mod sysctl;
 
 pub use envelope::{Envelope, ErrorBody, code};
 pub use event::{Event, LifecycleEvent, LoggingEvent, Requestor};
-pub use exec::{ConsolePost, ExecControl, ExecPost, WindowSize};
+pub use exec::{ConsolePost, ExecControl, ExecPost, StreamNote, WindowSize};
 pub use extensions::{EXTENSIONS, OWN_EXTENSIONS};
 pub use image::{Image, ImageAlias, ImageAliasEntry, ImageAliasPost, ImagePost, ImagePut, ImageSource};
 pub use instance::{

@@ -5,10 +5,12 @@ use sysctl_api::{ConsolePost, Operation};
 
 use crate::client::{Client, Nothing};
 use crate::error::Result;
+use crate::stream::{Directions, Reach, carry};
 use crate::uri::Uri;
-use crate::websocket::{Control, Input, Output, directions};
+use crate::websocket::{Control, Input, Output};
 
-/// A console that is looked at. Dropping it lets it go.
+/// A console that is looked at. It outlives the daemon: what is kept of what was shown meanwhile follows. Dropping it lets it
+/// go.
 #[derive(Debug)]
 pub struct Console {
     /// Its operation.
@@ -29,10 +31,10 @@ impl Client {
     /// Connects to the console of a running instance.
     pub async fn console_instance(&self, name: &str, post: &ConsolePost) -> Result<Console> {
         let operation: Operation = self.send(Method::POST, console(name), post, None).await?;
-        let stream = |fd: &'static str| self.operation_stream(&operation, fd);
-        let (control, terminal) = tokio::try_join!(stream("control"), stream("0"))?;
-        let (input, output) = directions("console", terminal);
-        Ok(Console { operation, input, output, control: Control::new(Some(control)) })
+        let reach = Reach::new(self, &operation, Some((name.to_owned(), post.clone())));
+        let (control, terminal) = tokio::try_join!(reach.open("control", None), reach.open("0", None))?;
+        let (input, output) = carry(&reach, "0", "console", Directions::Both, terminal);
+        Ok(Console { operation, input, output, control: Control::new(&reach, Some(control)) })
     }
 
     /// What a console has shown so far.

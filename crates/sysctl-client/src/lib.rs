@@ -31,6 +31,7 @@ mod query;
 mod server;
 mod sftp;
 mod storage;
+mod stream;
 mod upload;
 mod uri;
 mod websocket;

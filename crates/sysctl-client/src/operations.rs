@@ -16,10 +16,10 @@ const OPERATIONS: &str = "/1.0/operations";
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a daemon that is being replaced may take to serve again.
-const RESTART: Duration = Duration::from_secs(20);
+pub(crate) const RESTART: Duration = Duration::from_secs(20);
 
 /// How often it is tried.
-const RETRY: Duration = Duration::from_millis(100);
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 impl Client {
     /// Operations by their status in lower case.
@@ -64,11 +64,11 @@ impl Client {
                 Ok(operation) => return Ok(operation),
                 Err(error) => error,
             };
-            let since = match (&error, broken) {
-                (error, since) if error.is_disconnect() => since.unwrap_or_else(Instant::now),
-                (Error::Connect { .. }, Some(since)) => since,
-                _ => return Err(error),
-            };
+            // Somebody told of the operation: that nobody answers now is a restart, too.
+            if !error.is_disconnect() && !matches!(error, Error::Connect { .. }) {
+                return Err(error);
+            }
+            let since = broken.unwrap_or_else(Instant::now);
             if since.elapsed() > RESTART {
                 return Err(error);
             }

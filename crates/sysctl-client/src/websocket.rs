@@ -1,14 +1,16 @@
-//! Websockets: the handshake, and the two directions of a stream of bytes.
+//! Websockets: the handshake, and the two directions of a stream of bytes as their users see them.
 //!
 //! The end of a stream is an empty text message, in both directions.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use sysctl_api::{ExecControl, WindowSize};
+use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -17,10 +19,8 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::client::{Client, act};
 use crate::connection::whole;
 use crate::error::{Error, Result};
+use crate::stream::{MAX_PART, Reach, Word};
 use crate::uri::Uri;
-
-/// Most bytes of a message that is sent; the server takes no large ones.
-const MAX_PART: usize = 64 * 1024;
 
 /// Largest message that is taken from the server. It sends at most 64 KiB of output, and events of a few KB.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -85,36 +85,34 @@ impl Client {
 pub struct Input {
     act: String,
     /// `None` when the far end was gone from the start.
-    sink: Option<SplitSink<Socket, Message>>,
+    words: Option<mpsc::Sender<Word>>,
 }
 
 impl Input {
-    /// One that nobody takes anything from.
-    pub(crate) fn refused(act: &str) -> Input {
-        Input { act: act.to_owned(), sink: None }
+    pub(crate) fn new(act: &str, words: Option<mpsc::Sender<Word>>) -> Input {
+        Input { act: act.to_owned(), words }
     }
 
-    /// Sends bytes. Returns once they are on their way, so that a slow receiver slows the sender down.
+    /// Sends bytes. Returns once they are on their way, so that a slow receiver slows the sender down. An error when the
+    /// far end takes no more.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        let Some(sink) = &mut self.sink else {
-            return Err(Error::stream(&self.act, std::io::ErrorKind::BrokenPipe));
-        };
+        let refused = || Error::stream(&self.act, std::io::ErrorKind::BrokenPipe);
+        let words = self.words.as_ref().ok_or_else(refused)?;
         let mut bytes = bytes;
         while !bytes.is_empty() {
             let part = bytes.split_to(bytes.len().min(MAX_PART));
-            sink.send(Message::Binary(part)).await.map_err(|error| broken(&self.act, error))?;
+            words.send(Word::Bytes(part)).await.map_err(|_| refused())?;
         }
         Ok(())
     }
 
     /// Says that there will be no more. On a stream that goes both ways, that is the end of the other way, too.
     pub async fn close(self) -> Result<()> {
-        let Some(mut sink) = self.sink else { return Ok(()) };
-        match sink.send(Message::text("")).await {
-            Ok(()) => drop(sink.close().await),
-            // Whoever does not listen any more need not be told.
-            Err(error) if is_gone(&error) || matches!(error, tungstenite::Error::Io(_)) => {}
-            Err(error) => return Err(broken(&self.act, error)),
+        let Some(words) = self.words else { return Ok(()) };
+        let (whom, sent) = oneshot::channel();
+        // Whoever does not listen any more need not be told.
+        if words.send(Word::End(whom)).await.is_ok() {
+            let _ = sent.await;
         }
         Ok(())
     }
@@ -124,49 +122,49 @@ impl Input {
 #[derive(Debug)]
 pub struct Output {
     act: String,
-    stream: SplitStream<Socket>,
+    pieces: mpsc::Receiver<Result<Option<Bytes>>>,
+    is_over: bool,
 }
 
 impl Output {
-    /// The next bytes; `None` at the end. A stream that stops without saying that this is its end was cut off: an error.
-    pub async fn read(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(Message::Binary(bytes))) => return Ok(Some(bytes)),
-                Some(Ok(Message::Text(text))) if text.is_empty() => return Ok(None),
-                Some(Ok(Message::Text(text))) => return Ok(Some(text.into())),
-                Some(Ok(Message::Close(_))) => return Ok(None),
-                // Pings are answered below this.
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(error)) if !is_gone(&error) => return Err(broken(&self.act, error)),
-                Some(Err(_)) | None => return Err(Error::stream(&self.act, std::io::ErrorKind::UnexpectedEof)),
-            }
-        }
+    pub(crate) fn new(act: &str, pieces: mpsc::Receiver<Result<Option<Bytes>>>) -> Output {
+        Output { act: act.to_owned(), pieces, is_over: false }
     }
-}
 
-/// Both directions of a websocket.
-pub(crate) fn directions(what: &str, socket: Socket) -> (Input, Output) {
-    let (sink, stream) = socket.split();
-    (Input { act: what.to_owned(), sink: Some(sink) }, Output { act: what.to_owned(), stream })
+    /// The next bytes; `None` at the end. A stream that stops without saying that this is its end was cut off: an error,
+    /// unless it could be gone on with.
+    pub async fn read(&mut self) -> Result<Option<Bytes>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let piece = match self.pieces.recv().await {
+            Some(piece) => piece,
+            None => Err(Error::stream(&self.act, std::io::ErrorKind::UnexpectedEof)),
+        };
+        self.is_over = matches!(piece, Ok(None));
+        piece
+    }
 }
 
 /// Orders beside a stream: sizes and signals.
 #[derive(Debug)]
 pub struct Control {
-    /// `None` when the far end was gone from the start.
+    reach: Arc<Reach>,
+    /// `None` when the far end was gone from the start, or is over.
     socket: Option<Socket>,
+    /// The size that was last told: told again to a daemon that may not have heard it.
+    size: Option<(u16, u16)>,
 }
 
 impl Control {
-    pub(crate) fn new(socket: Option<Socket>) -> Control {
-        Control { socket }
+    pub(crate) fn new(reach: &Arc<Reach>, socket: Option<Socket>) -> Control {
+        Control { reach: reach.clone(), socket, size: None }
     }
 
     /// Tells the size of the terminal.
     pub async fn resize(&mut self, columns: u16, rows: u16) -> Result<()> {
-        let args = WindowSize { width: columns.to_string(), height: rows.to_string() };
-        self.order(&ExecControl { command: "window-resize".into(), args, signal: 0 }).await
+        self.size = Some((columns, rows));
+        self.order(&resize(columns, rows)).await
     }
 
     /// Sends a signal to the program.
@@ -174,7 +172,18 @@ impl Control {
         self.order(&ExecControl { command: "signal".into(), args: WindowSize::default(), signal }).await
     }
 
+    /// An order that finds the connection broken is given once more on the next one.
     async fn order(&mut self, order: &ExecControl) -> Result<()> {
+        match self.tell(order).await {
+            Err(_) if self.reach.resumes() => {
+                self.connect().await?;
+                self.tell(order).await
+            }
+            told => told,
+        }
+    }
+
+    async fn tell(&mut self, order: &ExecControl) -> Result<()> {
         const ACT: &str = "control of the program";
         let text = serde_json::to_string(order).map_err(|error| Error::protocol(ACT, error.to_string()))?;
         match &mut self.socket {
@@ -183,13 +192,33 @@ impl Control {
         }
     }
 
-    /// Returns when the server hangs up. Has to be awaited beside the rest, so that its pings are answered.
+    async fn connect(&mut self) -> Result<()> {
+        self.socket = None;
+        self.socket = Some(self.reach.open("control", None).await?);
+        match self.size {
+            Some((columns, rows)) => self.tell(&resize(columns, rows)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when there is nothing left to control. Has to be awaited beside the rest, so that pings are answered, and
+    /// that it is connected again after a restart of the daemon.
     pub async fn closed(&mut self) {
-        let Some(socket) = &mut self.socket else { return };
-        while let Some(Ok(message)) = socket.next().await {
-            if matches!(message, Message::Close(_)) {
-                return;
+        while let Some(socket) = &mut self.socket {
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) if text.is_empty() => return,
+                Some(Ok(Message::Close(_))) | Some(Err(_)) | None => {
+                    if !self.reach.resumes() || self.connect().await.is_err() {
+                        return;
+                    }
+                }
+                Some(Ok(_)) => {}
             }
         }
     }
+}
+
+fn resize(columns: u16, rows: u16) -> ExecControl {
+    let args = WindowSize { width: columns.to_string(), height: rows.to_string() };
+    ExecControl { command: "window-resize".into(), args, signal: 0 }
 }

@@ -84,6 +84,7 @@ async fn run(options: Options) -> Result<(), String> {
         socket: socket.display().to_string(),
     };
     let app = App::new(daemon.engine.clone(), daemon.host.clone(), info, shutdown.clone());
+    app.take_up_sessions().await;
     tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), "ready");
     // Taken before anybody is told that we are ready: whoever ends us then finds us willing.
     let mut ends = Ends::take().map_err(|e| format!("take signals: {e}"))?;

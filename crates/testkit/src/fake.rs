@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::{
-    BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, NameEntry, Progress, Session, StepError, Survey, Usage,
+    BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, NameEntry, Progress, Session,
+    StepError, Survey, Usage,
 };
 use model::{
     Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, GroupSeen, GuestSeen, HostFacts, InstanceId, Knob,
@@ -418,6 +419,10 @@ impl Host for FakeHost {
 
     fn exec<'a>(&'a self, _boot: Boot, _order: ExecOrder) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
         Box::pin(async { Err(engine::step_error("exec", "the fake host runs nothing")) })
+    }
+
+    fn inherited(&self) -> BoxFuture<'_, Vec<InheritedSession>> {
+        Box::pin(async { Vec::new() })
     }
 
     fn console<'a>(&'a self, _boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use kernel::process::SingleThread;
 use kernel::{Errno, Result};
 use runtime::exec::{Place, Stage};
-use runtime::protocol::{Failure, KeepEvent, KeepSpec, Nothing, Output, Prepared, Status, phase};
+use runtime::protocol::{Failure, KeepEvent, KeepSpec, Nothing, Output, Prepared, SessionState, Status, phase};
+use runtime::wire::Blob;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -323,7 +324,11 @@ impl Keep {
             end: self.guest.end,
             code: self.guest.code,
             console: self.guest.console_ring.state.head,
-            sessions: self.sessions.iter().map(|(number, session)| session.state(*number)).collect(),
+            sessions: self
+                .sessions
+                .iter()
+                .map(|(n, s)| SessionState { label: Blob::default(), ..s.state(*n) })
+                .collect(),
             failure: self.guest.failure.clone(),
             keeper: rustix::process::getpid().as_raw_nonzero().get() as u32,
             release: crate::RELEASE.to_owned(),

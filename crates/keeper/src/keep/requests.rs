@@ -12,7 +12,7 @@ use runtime::protocol::{
 
 use super::{Keep, Spare, resume, session::Session};
 
-/// Sessions without rings cost little, but not nothing.
+/// Sessions without rings, or whose rings are of no use any more, cost little, but not nothing.
 const MAX_SILENT_SESSIONS: usize = 240;
 
 /// Most requests taken in one go, so that streams are pumped in between.
@@ -66,6 +66,7 @@ impl Keep {
                         stream.ring.acknowledge(ack.offset);
                     }
                     session.pump();
+                    session.release_rings();
                 }
                 Ok(None)
             }
@@ -107,9 +108,10 @@ impl Keep {
         if spec.session == 0 || self.sessions.contains_key(&spec.session) {
             return Err(refused("this session number is taken", Errno::EXIST));
         }
-        let silent = |session: &&Session| session.stdout.is_none();
+        let silent = |session: &&Session| session.stdout.is_none() || session.is_spent();
         let quiet = self.sessions.values().filter(silent).count();
-        let full = if spec.silent { quiet >= MAX_SILENT_SESSIONS } else { self.sessions.len() - quiet >= MAX_SESSIONS };
+        let loud = self.sessions.len() - quiet;
+        let full = quiet >= MAX_SILENT_SESSIONS || !spec.silent && loud >= MAX_SESSIONS;
         if full {
             return Err(refused("too many sessions at a time in this instance; end one first", Errno::USERS));
         }

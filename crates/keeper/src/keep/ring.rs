@@ -75,6 +75,16 @@ impl Ring {
         }
     }
 
+    /// Everything was written and everything arrived.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.eof && self.state.tail == self.state.head
+    }
+
+    /// Gives its pages back; only for one that is over.
+    pub(crate) fn release(&self) {
+        let _ = rustix::fs::ftruncate(&self.memory, 0);
+    }
+
     /// Makes room by forgetting the oldest bytes, for a ring that nobody must acknowledge.
     pub(crate) fn forget_for(&mut self, length: u64) {
         self.state.tail = self.state.tail.max((self.state.head + length).saturating_sub(self.size));

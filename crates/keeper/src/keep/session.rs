@@ -234,7 +234,8 @@ impl Session {
     pub(crate) fn feed(&mut self, input: &Input) -> Result<()> {
         let expected = self.taken + self.pending.len() as u64;
         let known = expected.checked_sub(input.offset).ok_or(Errno::SPIPE)? as usize;
-        if self.input.is_some() && !self.input_over {
+        // A terminal is made by the process itself: what is typed before waits for it.
+        if (self.input.is_some() || self.is_starting()) && !self.input_over {
             let new = input.data.0.get(known..).unwrap_or(&[]);
             if self.pending.len() + new.len() > SESSION_RING as usize {
                 return Err(Errno::NOBUFS);
@@ -265,6 +266,19 @@ impl Session {
         self.code.is_some() && self.stage.is_none() && drained(&self.stdout) && drained(&self.stderr)
     }
 
+    /// Its end was told and all its output arrived: nobody will read its rings again.
+    pub(crate) fn is_spent(&self) -> bool {
+        let arrived = |stream: &Option<Stream>| stream.as_ref().is_none_or(|s| s.ring.is_over());
+        self.is_complete() && arrived(&self.stdout) && arrived(&self.stderr)
+    }
+
+    /// Gives the memory of the rings back once they are of no use.
+    pub(crate) fn release_rings(&self) {
+        if self.is_spent() {
+            [&self.stdout, &self.stderr].into_iter().flatten().for_each(|stream| stream.ring.release());
+        }
+    }
+
     /// The session as the daemon is told.
     pub(crate) fn state(&self, session: u32) -> SessionState {
         let stream = |stream: &Option<Stream>| stream.as_ref().map(|s| s.ring.state.clone()).unwrap_or_default();
@@ -276,6 +290,7 @@ impl Session {
             stdout: stream(&self.stdout),
             stderr: stream(&self.stderr),
             input: self.taken,
+            received: self.taken + self.pending.len() as u64,
             label: self.label.clone(),
             terminal: self.is_terminal,
         }

@@ -26,7 +26,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, Path(name): Path<String>, 
     let secrets = Execs::secrets(true);
     let fds: serde_json::Map<String, serde_json::Value> =
         secrets.iter().map(|(name, secret)| ((*name).to_owned(), secret.clone().into())).collect();
-    let metadata = [("fds".to_owned(), fds.into())].into();
+    let metadata = [("fds".to_owned(), fds.into()), ("resume".to_owned(), true.into())].into();
     let operation = app.engine.start_streams(&project, "Showing console", &name, metadata);
     let answer = reply::operation(&operation.view());
     app.execs.add(&app, operation, boot, None, secrets);

@@ -12,7 +12,7 @@ use sysctl_api::ExecPost;
 
 use crate::App;
 use crate::error::ApiError;
-use crate::execs::Execs;
+use crate::execs::{self, Execs, Label};
 use crate::reply::{self, Answer};
 use crate::request::{self, Caller};
 
@@ -35,7 +35,9 @@ pub(crate) async fn post(State(app): State<Arc<App>>, Path(name): Path<String>, 
     let secrets = Execs::secrets(post.interactive);
     let metadata = metadata(&post, &environment, &secrets);
     let operation = app.engine.start_streams(&project, "Executing command", &name, metadata);
-    let answer = reply::operation(&operation.view());
+    let view = operation.view();
+    let answer = reply::operation(&view);
+    let order = ExecOrder { label: Label::write(view), ..order };
     app.execs.add(&app, operation, boot, Some(order), secrets);
     Ok(answer)
 }
@@ -116,6 +118,7 @@ fn metadata(
         ("environment".to_owned(), to_value(serde_json::to_value(environment))),
         ("fds".to_owned(), to_value(serde_json::to_value(fds))),
         ("interactive".to_owned(), post.interactive.into()),
+        ("resume".to_owned(), true.into()),
     ]
     .into()
 }
@@ -131,25 +134,15 @@ async fn without_streams(
     let new =
         NewOperation { class: Class::Task, ..NewOperation::on_instance(project.as_str(), "Executing command", name) };
     let operation = app.engine.operations().start(new);
-    let answer = reply::operation(&operation.view());
+    let view = operation.view();
+    let answer = reply::operation(&view);
     let app = app.clone();
     tokio::spawn(async move {
-        let order = ExecOrder { silent: true, ..order };
-        let result = match app.engine.host().exec(boot, order).await {
-            Ok(session) => {
-                let code = session.ended().await;
-                session.forget();
-                match code {
-                    Some(code) => {
-                        operation.set_metadata("return", code.into());
-                        Ok(())
-                    }
-                    None => Err("the instance or its keeper went away while the program ran".to_owned()),
-                }
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        operation.finish_unkept(app.engine.operations(), result);
+        let order = ExecOrder { silent: true, label: Label::write(view), ..order };
+        match app.engine.host().exec(boot, order).await {
+            Ok(session) => execs::silent(app, Some(operation), session).await,
+            Err(error) => operation.finish_unkept(app.engine.operations(), Err(error.to_string())),
+        }
     });
     Ok(answer)
 }

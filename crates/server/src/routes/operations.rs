@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::error::ApiError;
+use crate::pumps::Way;
 use crate::render;
 use crate::reply::{self, Answer};
 use crate::request::Caller;
@@ -67,7 +68,8 @@ pub(crate) async fn wait(State(app): State<Arc<App>>, Path(id): Path<String>, ca
     Ok(reply::sync(&render::operation(&view)))
 }
 
-/// A stream of an exec or a console. `offset` is ours: where a client that comes back goes on.
+/// A stream of an exec or a console. Two words are ours: with `resume=1` a client says that it can come back, and is told
+/// positions; `offset` is where its output goes on then.
 pub(crate) async fn websocket(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -75,8 +77,9 @@ pub(crate) async fn websocket(
     upgrade: WebSocketUpgrade,
 ) -> Answer {
     let secret = caller.query.get("secret").ok_or_else(|| ApiError::bad("secret: which stream is meant?"))?;
-    let from = caller.query.get("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
-    let (exec, name) = app.execs.redeem(parse(&id)?, secret)?;
+    let from = caller.query.get("offset").and_then(|offset| offset.parse().ok());
+    let way = Way { from, resumes: caller.query.is_on("resume") };
+    let (exec, name) = app.execs.redeem(parse(&id)?, secret, way).await?;
     let upgrade = upgrade.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
-    Ok(upgrade.on_upgrade(move |socket| async move { exec.serve(&app, name, socket, from).await }))
+    Ok(upgrade.on_upgrade(move |socket| async move { exec.serve(&app, name, socket, way).await }))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args as Words;
 use sysctl_api::ExecPost;
+use sysctl_client::Exec;
 
 use super::session::{self, Connection, Streams};
 use crate::args::key_value;
@@ -13,10 +14,16 @@ use crate::terminal::{self, Raw};
 
 /// Words of `exec`.
 #[derive(Debug, Words)]
-#[command(after_help = "Example: sysctl-cli exec web1 --env A=b -- sh -c 'echo $A'")]
+#[command(
+    after_help = "Example: sysctl-cli exec web1 --env A=b -- sh -c 'echo $A'\nIt goes on through restarts of the daemon. After its client was killed, `exec --attach` has ten seconds to go on with it."
+)]
 pub(crate) struct Args {
     /// Name of the instance
+    #[arg(required_unless_present = "attach", default_value = "")]
     name: String,
+    /// Go on with a program whose client is gone: the id of its operation, see `operation list`
+    #[arg(long, value_name = "OPERATION", conflicts_with_all = ["name", "command", "terminal", "env", "user", "group", "cwd"])]
+    attach: Option<String>,
     /// On a terminal, even if this side has none
     #[arg(short = 't', long, conflicts_with = "no_terminal")]
     terminal: bool,
@@ -39,7 +46,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", default_value = "")]
     cwd: String,
     /// Program and arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required_unless_present = "attach",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     command: Vec<String>,
 }
 
@@ -63,6 +75,11 @@ pub(crate) async fn shell(cx: &Context, args: ShellArgs) -> Result<u8> {
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> Result<u8> {
+    if let Some(id) = &args.attach {
+        let attempt = format!("go on with the program of operation {id}");
+        let exec = cx.client.attach_exec(id).await.attempt(|| attempt.clone())?;
+        return carry(cx, exec, !args.no_stdin, attempt).await;
+    }
     let interactive = args.terminal || !args.no_terminal && !args.no_stdin && terminal::is_interactive();
     let post = ExecPost {
         command: args.command,
@@ -79,10 +96,16 @@ async fn execute(cx: &Context, name: &str, post: ExecPost, interactive: bool, re
     let attempt = format!("run {:?} in instance {name:?}", post.command.first().map_or("", String::as_str));
     let post = if interactive { on_terminal(post) } else { post };
     let exec = cx.client.exec_instance(name, &post).await.attempt(|| attempt.clone())?;
+    carry(cx, exec, reads, attempt).await
+}
+
+/// Connects a program to this side's streams until it ends; its code.
+async fn carry(cx: &Context, exec: Exec, reads: bool, attempt: String) -> Result<u8> {
     let id = exec.operation.id;
-    let raw = if interactive { Raw::enter().attempt(|| "switch the terminal to raw mode".into())? } else { None };
+    let terminal = exec.stderr.is_none();
+    let raw = if terminal { Raw::enter().attempt(|| "switch the terminal to raw mode".into())? } else { None };
     let streams = Streams { input: exec.stdin, output: exec.stdout, errors: exec.stderr, control: exec.control };
-    let carried = session::run(streams, Connection { terminal: interactive, reads, detach: None }).await;
+    let carried = session::run(streams, Connection { terminal, reads, detach: None }).await;
     drop(raw);
     // Why it could not be run says more than that its streams broke.
     let code = cx.client.exec_result(&id).await.attempt(|| attempt)?;
@@ -124,6 +147,14 @@ mod tests {
         let args = args(&["web1", "-T", "--env", "A=b", "--user", "1000", "--cwd", "/tmp", "--", "env"]);
         assert!(args.no_terminal && !args.terminal);
         assert_eq!((args.user, args.cwd.as_str(), args.env[0].0.as_str()), (1000, "/tmp", "A"));
+    }
+
+    #[test]
+    fn a_program_that_runs_is_attached_to_by_its_operation() {
+        let args = args(&["--attach", "x"]);
+        assert_eq!((args.attach.as_deref(), args.name.as_str(), args.command.len()), (Some("x"), "", 0));
+        let both = Cli::try_parse_from(["sysctl-cli", "exec", "--attach", "x", "web1", "--", "ls"]);
+        assert_eq!(both.expect_err("one or the other").exit_code(), 2);
     }
 
     #[test]

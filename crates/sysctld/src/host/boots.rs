@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use engine::{HostEvent, StepError};
+use engine::{HostEvent, InheritedSession, StepError};
 use model::{
     Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, InstanceSpec, NicSeen,
     NicSpec, RootGen, RootSource, Settings,
 };
 use runtime::cgroup::Groups;
-use runtime::protocol::{KeepRequest, KeepSpec, Nothing, Signal, phase};
+use runtime::protocol::{KeepEvent, KeepRequest, KeepSpec, Nothing, Signal, phase};
 use tokio::sync::{Notify, mpsc};
 
 use super::keeper::{Keeper, State, end_of};
 use super::launch;
 use super::network::{AttachedNic, Networks};
+use super::session::KeptSession;
 use super::spawn::{self, Spawn};
 use super::words;
 
@@ -48,6 +49,8 @@ pub(crate) struct Boots {
     entries: Mutex<BTreeMap<Boot, Entry>>,
     causes: Mutex<HashMap<u32, End>>,
     told: Notify,
+    /// Sessions that a former daemon began, until somebody asks for them.
+    inherited: Mutex<Vec<(Arc<Keeper>, u32)>>,
     events: mpsc::Sender<HostEvent>,
 }
 
@@ -71,6 +74,7 @@ impl Boots {
             entries: Mutex::default(),
             causes: Mutex::default(),
             told: Notify::new(),
+            inherited: Mutex::default(),
             events,
         });
         tokio::spawn(boots.clone().note_causes());
@@ -143,7 +147,9 @@ impl Boots {
             match Keeper::attach(boot, socket, self.console_log(boot.id), self.events.clone()) {
                 Ok(keeper) => {
                     let told = tokio::time::timeout(QUICK, keeper.ask(&KeepRequest::Status(Nothing {}), &[])).await;
-                    if matches!(told, Ok(Ok(_))) {
+                    if let Ok(Ok((KeepEvent::Status(status), _))) = told {
+                        let numbers = status.sessions.iter().map(|session| (keeper.clone(), session.session));
+                        self.inherited.lock().unwrap_or_else(PoisonError::into_inner).extend(numbers);
                         self.put_keeper(boot, keeper);
                         return;
                     }
@@ -151,7 +157,18 @@ impl Boots {
                 Err(errno) => tracing::error!(%boot, %errno, "its keeper cannot be watched"),
             }
         }
-        self.replace_keeper(boot).await;
+        self.replace_keeper(boot, None).await;
+    }
+
+    /// The sessions that the former daemon began, taken up.
+    pub(crate) async fn inherited(&self) -> Vec<InheritedSession> {
+        let numbers = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut taken = tokio::task::JoinSet::new();
+        for (keeper, number) in numbers {
+            taken.spawn(async move { tokio::time::timeout(QUICK, keeper.inherit(number)).await.ok().flatten() });
+        }
+        let whole = |(label, session): (Vec<u8>, Arc<KeptSession>)| InheritedSession { label, session };
+        taken.join_all().await.into_iter().flatten().map(whole).collect()
     }
 
     fn put_keeper(&self, boot: Boot, keeper: Arc<Keeper>) {
@@ -162,14 +179,14 @@ impl Boots {
     }
 
     /// A keeper that does not answer is gone. A guest that still runs gets another one; else its end is noted.
-    async fn replace_keeper(self: &Arc<Self>, boot: Boot) {
+    async fn replace_keeper(self: &Arc<Self>, boot: Boot, sessions: Option<usize>) {
         let status = launch::read_status(&self.directory(boot));
         let running = status.filter(|s| s.phase == phase::RUNNING);
         let ended = match running {
             Some(status) if launch::is_same_process(status.pid, status.start) => {
                 match self.adopt(boot, status.pid, status.start).await {
                     Ok(()) => {
-                        let _ = self.events.try_send(HostEvent::KeeperLost(boot));
+                        let _ = self.events.try_send(HostEvent::KeeperLost { boot, sessions });
                         return;
                     }
                     Err(error) => {
@@ -234,8 +251,8 @@ impl Boots {
         let known: Vec<Boot> = self.entries().range(range).map(|(boot, _)| *boot).collect();
         let mut seen = BTreeMap::new();
         for boot in known {
-            if self.keeper(boot).is_some_and(|keeper| keeper.state().lost) {
-                self.replace_keeper(boot).await;
+            if let Some(keeper) = self.keeper(boot).filter(|keeper| keeper.state().lost) {
+                self.replace_keeper(boot, Some(keeper.lost_sessions())).await;
             }
             if let Some(state) = self.observe_boot(boot).await? {
                 seen.insert(boot.generation, state);

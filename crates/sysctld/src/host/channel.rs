@@ -42,11 +42,6 @@ impl Channel {
         }
     }
 
-    /// Sends a message that may be lost when the peer does not read: a later one says the same.
-    pub(crate) fn try_send<M: Message>(&self, sequence: u32, message: &M) -> Result<()> {
-        kernel::scm::send(self.socket.get_ref().as_fd(), &to_bytes(sequence, message), &[], false)
-    }
-
     /// The next message; `CONNRESET` when the peer is gone.
     pub(crate) async fn receive<M: Message>(&self) -> Result<Received<M>> {
         loop {

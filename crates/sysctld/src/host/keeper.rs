@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::{HostEvent, StepError};
@@ -70,6 +70,8 @@ pub(crate) struct Keeper {
     waiting: Mutex<HashMap<u32, oneshot::Sender<Answer>>>,
     state: watch::Sender<State>,
     sessions: Mutex<HashMap<u32, Arc<KeptSession>>>,
+    /// Sessions that went with the keeper before their end was known.
+    lost_sessions: AtomicUsize,
     network: Mutex<Option<GuestNetwork>>,
     console_log: PathBuf,
     /// Why answers were lost.
@@ -92,6 +94,7 @@ impl Keeper {
             waiting: Mutex::default(),
             state: watch::channel(State::default()).0,
             sessions: Mutex::default(),
+            lost_sessions: AtomicUsize::new(0),
             network: Mutex::default(),
             console_log,
             broken: Mutex::default(),
@@ -144,11 +147,6 @@ impl Keeper {
         let _ = self.channel.send(0, request, &[]).await;
     }
 
-    /// The same without waiting; lost when the keeper is busy.
-    pub(crate) fn try_tell(&self, request: &KeepRequest) {
-        let _ = self.channel.try_send(0, request);
-    }
-
     /// A number for a new session.
     pub(crate) fn new_session(&self) -> u32 {
         self.next_session.fetch_add(1, Ordering::Relaxed)
@@ -160,6 +158,30 @@ impl Keeper {
 
     pub(crate) fn forget_session(&self, number: u32) {
         self.sessions().remove(&number);
+    }
+
+    /// Takes up a session that a former daemon began: its label, and its streams. `None` when it is gone.
+    pub(crate) async fn inherit(self: &Arc<Self>, number: u32) -> Option<(Vec<u8>, Arc<KeptSession>)> {
+        // Known before the news of it come.
+        let session = KeptSession::new(self.clone(), number);
+        self.add_session(session.clone());
+        let request = KeepRequest::Attach(runtime::protocol::Session { session: number });
+        match self.ask(&request, &[]).await {
+            Ok((KeepEvent::SessionStarted(state), rings)) => {
+                session.take_up(&state, rings);
+                Some((state.label.0, session))
+            }
+            other => {
+                tracing::warn!(boot = %self.boot, session = number, ?other, "a session cannot be gone on with");
+                self.forget_session(number);
+                None
+            }
+        }
+    }
+
+    /// Sessions that went with it before their end was known.
+    pub(crate) fn lost_sessions(&self) -> usize {
+        self.lost_sessions.load(Ordering::Relaxed)
     }
 
     /// The console, followed into its log from now on.
@@ -294,7 +316,7 @@ impl Keeper {
 
 /// Takes what the keeper says until it is gone.
 async fn read(keeper: Arc<Keeper>, events: mpsc::Sender<HostEvent>) {
-    loop {
+    let errno = loop {
         match keeper.channel.receive::<KeepEvent>().await {
             Ok(received) => {
                 if let Some(event) = received.message {
@@ -303,15 +325,17 @@ async fn read(keeper: Arc<Keeper>, events: mpsc::Sender<HostEvent>) {
             }
             // A message whose descriptors had no room here. Whoever waits is told so, and the keeper goes on.
             Err(Errno::MFILE) => keeper.lose_answers(Errno::MFILE),
-            Err(errno) => {
-                keeper.update(|state| state.lost = true);
-                keeper.lose_answers(errno);
-                break;
-            }
+            Err(errno) => break errno,
+        }
+    };
+    // Counted before anybody looks for another keeper.
+    for (number, session) in keeper.sessions().drain() {
+        let unknown = session.lose();
+        if unknown && number != 0 {
+            keeper.lost_sessions.fetch_add(1, Ordering::Relaxed);
         }
     }
-    for (_, session) in keeper.sessions().drain() {
-        session.lose();
-    }
+    keeper.update(|state| state.lost = true);
+    keeper.lose_answers(errno);
     let _ = events.try_send(HostEvent::Changed(keeper.boot.id));
 }

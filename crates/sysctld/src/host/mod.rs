@@ -21,7 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ::images::recipe::Architecture;
 use ::network::Error as NetworkError;
 use engine::{
-    BoxFuture, Effect, ExecOrder, Host, HostEvent, NameEntry, Progress, RecipeFacts, Session, StepError, Survey, Usage,
+    BoxFuture, Effect, ExecOrder, Host, HostEvent, InheritedSession, NameEntry, Progress, RecipeFacts, Session,
+    StepError, Survey, Usage,
 };
 use model::{Boot, HostFacts, IdMap, InstanceId, Observed, OverlayWay, PoolName, PoolSpec, Step};
 use runtime::cgroup::Groups;
@@ -389,6 +390,10 @@ impl Host for RealHost {
             crash::moment("after", "exec");
             done
         })
+    }
+
+    fn inherited(&self) -> BoxFuture<'_, Vec<InheritedSession>> {
+        Box::pin(self.boots.inherited())
     }
 
     fn console<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {

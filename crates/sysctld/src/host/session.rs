@@ -1,10 +1,11 @@
 //! The streams of an exec'd process or a console: rings that the keeper writes and we read, positions in both directions.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use engine::{BoxFuture, Session};
+use engine::{BoxFuture, InputPart, InputState, Session};
 use runtime::protocol::{
     Ack, CONSOLE_RING, Input, KeepRequest, MAX_INPUT, Output, Resize, SESSION_RING, SessionState, Signal, Taken,
 };
@@ -33,11 +34,15 @@ pub(crate) struct KeptSession {
     /// `None` until they came.
     rings: watch::Sender<Option<Arc<Vec<OwnedFd>>>>,
     output: [watch::Sender<Position>; 2],
+    acknowledged: [AtomicU64; 2],
     taken: watch::Sender<Position>,
-    sent: tokio::sync::Mutex<u64>,
+    /// Input that was handed to the keeper so far.
+    sent: AtomicU64,
+    /// One writer at a time.
+    writing: tokio::sync::Mutex<()>,
     /// `None` until it ended; then its code, or `None` again when nobody knows.
     ended: watch::Sender<Option<Option<i32>>>,
-    forgotten: Mutex<bool>,
+    forgotten: AtomicBool,
 }
 
 impl KeptSession {
@@ -49,10 +54,12 @@ impl KeptSession {
             keeper,
             rings: watch::channel(None).0,
             output: [position(), position()],
+            acknowledged: Default::default(),
             taken: position(),
-            sent: tokio::sync::Mutex::new(0),
+            sent: AtomicU64::new(0),
+            writing: tokio::sync::Mutex::new(()),
             ended: watch::channel(None).0,
-            forgotten: Mutex::new(false),
+            forgotten: AtomicBool::new(false),
         })
     }
 
@@ -73,6 +80,17 @@ impl KeptSession {
         self.rings.send_replace(Some(Arc::new(rings)));
     }
 
+    /// Goes on where a former daemon was.
+    pub(crate) fn take_up(&self, state: &SessionState, rings: Vec<OwnedFd>) {
+        self.set_rings(rings);
+        for (known, stream) in self.acknowledged.iter().zip([&state.stdout, &state.stderr]) {
+            known.fetch_max(stream.tail, Ordering::Relaxed);
+        }
+        self.sent.fetch_max(state.received.max(state.input), Ordering::Relaxed);
+        self.taken.send_modify(|position| position.at = position.at.max(state.input));
+        self.take_state(state);
+    }
+
     pub(crate) fn take_output(&self, output: &Output) {
         if let Some(sender) = self.output.get(usize::from(output.stream).wrapping_sub(1)) {
             sender.send_if_modified(|position| {
@@ -83,7 +101,10 @@ impl KeptSession {
     }
 
     pub(crate) fn take_taken(&self, taken: &Taken) {
-        self.taken.send_replace(Position { at: taken.offset, over: taken.closed });
+        self.taken.send_modify(|position| {
+            position.at = position.at.max(taken.offset);
+            position.over |= taken.closed;
+        });
     }
 
     pub(crate) fn take_state(&self, state: &SessionState) {
@@ -97,8 +118,8 @@ impl KeptSession {
         }
     }
 
-    /// The keeper is gone, and the session with it.
-    pub(crate) fn lose(&self) {
+    /// The keeper is gone, and the session with it: true when how it ended is not known.
+    pub(crate) fn lose(&self) -> bool {
         self.rings.send_modify(|rings| {
             rings.get_or_insert_default();
         });
@@ -106,9 +127,11 @@ impl KeptSession {
             output.send_modify(|position| position.over = true);
         }
         self.taken.send_modify(|position| position.over = true);
-        self.ended.send_modify(|ended| {
+        self.ended.send_if_modified(|ended| {
+            let unknown = ended.is_none();
             ended.get_or_insert(None);
-        });
+            unknown
+        })
     }
 
     async fn read_stream(&self, stream: u8, offset: u64) -> Option<(u64, Bytes)> {
@@ -130,29 +153,42 @@ impl KeptSession {
         Some((from, bytes.into()))
     }
 
-    async fn write_input(&self, data: Bytes) -> bool {
-        let mut sent = self.sent.lock().await;
+    async fn write_input(&self, part: InputPart) -> bool {
+        let _turn = self.writing.lock().await;
         let mut taken = self.taken.subscribe();
-        for chunk in data.chunks(MAX_INPUT) {
+        let mut offset = part.offset;
+        // What is missing will not come: whoever sends was told where to go on.
+        if offset > self.sent.load(Ordering::Relaxed) {
+            return false;
+        }
+        for chunk in part.data.chunks(MAX_INPUT) {
+            let end = offset + chunk.len() as u64;
             // The console takes what it can and tells nothing.
             if self.number != 0 {
-                let window = taken.wait_for(|t| t.over || *sent + chunk.len() as u64 <= t.at + WINDOW).await;
+                let window = taken.wait_for(|t| t.over || end <= t.at + WINDOW).await;
                 let is_open = window.is_ok_and(|t| !t.over);
                 if !is_open {
                     return false;
                 }
             }
-            let input = Input { session: self.number, offset: *sent, data: Blob(chunk.to_vec()), eof: false };
-            self.keeper.tell(&KeepRequest::Input(input)).await;
-            *sent += chunk.len() as u64;
+            self.send_input(offset, chunk, false).await;
+            offset = end;
+        }
+        if part.eof {
+            self.send_input(offset, &[], true).await;
         }
         true
     }
 
-    async fn end_input(&self) {
-        let sent = self.sent.lock().await;
-        let input = Input { session: self.number, offset: *sent, data: Blob::default(), eof: true };
+    async fn send_input(&self, offset: u64, data: &[u8], eof: bool) {
+        let input = Input { session: self.number, offset, data: Blob(data.to_vec()), eof };
         self.keeper.tell(&KeepRequest::Input(input)).await;
+        self.sent.fetch_max(offset + data.len() as u64, Ordering::Relaxed);
+    }
+
+    fn input_state(&self) -> InputState {
+        let position = *self.taken.borrow();
+        InputState { taken: position.at, received: self.sent.load(Ordering::Relaxed), closed: position.over }
     }
 }
 
@@ -161,25 +197,45 @@ impl Session for KeptSession {
         Box::pin(self.read_stream(stream, offset))
     }
 
-    fn acknowledge(&self, stream: u8, offset: u64) {
-        let ack = Ack { session: self.number, stream, offset };
-        self.keeper.try_tell(&KeepRequest::Ack(ack));
+    fn acknowledged(&self, stream: u8) -> u64 {
+        let known = self.acknowledged.get(usize::from(stream).wrapping_sub(1));
+        known.map_or(0, |known| known.load(Ordering::Relaxed))
     }
 
-    fn write(&self, data: Bytes) -> BoxFuture<'_, bool> {
-        Box::pin(self.write_input(data))
+    fn acknowledge(&self, stream: u8, offset: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(known) = self.acknowledged.get(usize::from(stream).wrapping_sub(1)) {
+                known.fetch_max(offset, Ordering::Relaxed);
+            }
+            // Not to be lost: a keeper whose ring is full waits for nothing else.
+            self.keeper.tell(&KeepRequest::Ack(Ack { session: self.number, stream, offset })).await;
+        })
     }
 
-    fn close_input(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.end_input())
+    fn write(&self, part: InputPart) -> BoxFuture<'_, bool> {
+        Box::pin(self.write_input(part))
     }
 
-    fn resize(&self, columns: u16, rows: u16) {
-        self.keeper.try_tell(&KeepRequest::Resize(Resize { session: self.number, columns, rows }));
+    fn input(&self, known: Option<InputState>) -> BoxFuture<'_, InputState> {
+        Box::pin(async move {
+            let mut taken = self.taken.subscribe();
+            let is_news = |position: &Position| {
+                known.is_none_or(|known| (known.taken, known.closed) != (position.at, position.over))
+            };
+            // The sender is ours: it does not go away.
+            let _ = taken.wait_for(is_news).await;
+            self.input_state()
+        })
     }
 
-    fn signal(&self, signal: i32) {
-        self.keeper.try_tell(&KeepRequest::Signal(Signal { session: self.number, signal }));
+    fn resize(&self, columns: u16, rows: u16) -> BoxFuture<'_, ()> {
+        let resize = Resize { session: self.number, columns, rows };
+        Box::pin(async move { self.keeper.tell(&KeepRequest::Resize(resize)).await })
+    }
+
+    fn signal(&self, signal: i32) -> BoxFuture<'_, ()> {
+        let signal = Signal { session: self.number, signal };
+        Box::pin(async move { self.keeper.tell(&KeepRequest::Signal(signal)).await })
     }
 
     fn ended(&self) -> BoxFuture<'_, Option<i32>> {
@@ -189,13 +245,13 @@ impl Session for KeptSession {
         })
     }
 
-    fn forget(&self) {
-        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*forgotten && self.number != 0 {
-            *forgotten = true;
-            self.keeper.forget_session(self.number);
-            let which = runtime::protocol::Session { session: self.number };
-            self.keeper.try_tell(&KeepRequest::Forget(which));
-        }
+    fn forget(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.number != 0 && !self.forgotten.swap(true, Ordering::Relaxed) {
+                self.keeper.forget_session(self.number);
+                let which = runtime::protocol::Session { session: self.number };
+                self.keeper.tell(&KeepRequest::Forget(which)).await;
+            }
+        })
     }
 }
