@@ -15,6 +15,7 @@ mod sums;
 mod verify;
 mod writer;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -194,6 +195,9 @@ impl TxnError {
         matches!(self, TxnError::Full | TxnError::Locked | TxnError::Broken(_))
     }
 }
+
+/// Looks before manifests are said to be wrong: what was committed while one looked is right at the next look.
+const LOOKS: u32 = 3;
 
 /// A handle; clones share the database.
 #[derive(Debug, Clone)]
@@ -421,13 +425,8 @@ impl Store {
             return Ok(Some(reason));
         }
         let kinds = self.shared.kinds;
-        let look = |c: &Connection| {
-            // One moment for both.
-            let moment = c.unchecked_transaction()?;
-            Ok((verify::whole(self.path(), &moment, LATEST, kinds)?, open::mirrored(&moment, kinds)?))
-        };
-        let (found, documents) = self.read(look, |_| (Ok(sums::Tally::default()), Vec::new()))?;
-        if let Err(detail) = found {
+        let look = |c: &Connection| verify::whole(self.path(), &*c.unchecked_transaction()?, LATEST, kinds);
+        if let Err(detail) = self.read(look, |_| Ok(sums::Tally::default()))? {
             return Ok(Some(detail));
         }
         let writer = self.with(|state| match state {
@@ -435,29 +434,42 @@ impl Store {
             State::Damaged { .. } | State::Memory(_) => None,
         });
         let Some(writer) = writer else { return Ok(None) };
+        let mut said = None;
+        for _ in 0..LOOKS {
+            said = self.damaged_manifests(&writer)?;
+            if said.is_none() || writer.mirror.failing().is_some() {
+                return Ok(said);
+            }
+        }
+        writer.mirror_again();
+        Ok(said)
+    }
+
+    /// What is wrong with the mirror: of what does not change meanwhile.
+    fn damaged_manifests(&self, writer: &writer::Handle) -> Result<Option<String>, TxnError> {
+        let kinds = self.shared.kinds;
+        let documents = || self.read(|c| open::mirrored(c, kinds), |_| Vec::new());
+        let before = documents()?;
         writer.mirror.settle();
         if let Some(error) = writer.mirror.failing() {
             return Ok(Some(format!("its manifests cannot be written: {error}")));
         }
-        Ok(self.damaged_manifests(&writer, documents))
-    }
-
-    /// What is wrong with the mirror. It is made whole in the background.
-    fn damaged_manifests(&self, writer: &writer::Handle, documents: Vec<(String, Document)>) -> Option<String> {
-        writer.mirror.settle();
-        let mirror = mirror::read(&mirror::directory(&self.shared.path)).ok()?;
-        let other = documents.iter().filter(|(kind, document)| {
+        let Ok(mirror) = mirror::read(&mirror::directory(&self.shared.path)) else {
+            return Ok(Some("its manifests cannot be read".into()));
+        };
+        let after: HashSet<(String, String, u64)> =
+            documents()?.into_iter().map(|(kind, d)| (kind, d.key, d.revision)).collect();
+        let missing = before.into_iter().filter(|(kind, document)| {
+            let stayed = after.contains(&(kind.clone(), document.key.clone(), document.revision));
             let found = mirror.documents.get(&(kind.clone(), document.key.clone()));
-            found.is_none_or(|found| found.revision < document.revision)
+            stayed
+                && found.is_none_or(|found| found.revision < document.revision)
                 && !mirror.unreadable.contains(&mirror::file_name(kind, &document.key))
         });
-        let (damaged, missing) = (mirror.unreadable.len(), other.count());
-        let whole = damaged + missing == 0 && mirror.head.is_some_and(|h| h.tally.revision <= writer.tally().revision);
-        if whole {
-            return None;
-        }
-        writer.mirror.compare(documents);
-        Some(format!("of its manifests {damaged} were damaged and {missing} missing; they are being written anew"))
+        let (damaged, missing) = (mirror.unreadable.len(), missing.count());
+        let text =
+            format!("of its manifests {damaged} were damaged and {missing} missing; they are being written anew");
+        Ok((damaged + missing > 0 || mirror.head.is_none()).then_some(text))
     }
 }
 

@@ -5,8 +5,9 @@
 //! the log anew would find it and make it one, although its caller was told that it had failed.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
@@ -16,7 +17,7 @@ use crate::ballast::Ballast;
 use crate::mirror::{self, Change};
 use crate::owed::Owed;
 use crate::sums::{self, Tally};
-use crate::{Class, Compare, Document, Kinds, Op, Txn, TxnError};
+use crate::{Class, Compare, Document, Kinds, Op, Txn, TxnError, open};
 
 type Answer = Result<u64, TxnError>;
 
@@ -42,10 +43,16 @@ pub(crate) struct Handle {
     jobs: SyncSender<Job>,
     pub(crate) mirror: Arc<mirror::Handle>,
     pub(crate) trouble: watch::Receiver<Option<TxnError>>,
-    tally: Arc<Mutex<Tally>>,
+    mirror_again: Arc<AtomicBool>,
 }
 
 impl Handle {
+    /// Has the mirror compared with everything. The writer reads it, as nobody else knows what the mirror was told.
+    pub(crate) fn mirror_again(&self) {
+        self.mirror_again.store(true, Ordering::Release);
+        drop(self.submit(Class::Settled, Txn::default()));
+    }
+
     pub(crate) fn submit(&self, class: Class, txn: Txn) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
         if let Err(error) = self.jobs.try_send(Job { class, txn, answer }) {
@@ -53,11 +60,6 @@ impl Handle {
             let _ = job.answer.send(Err(TxnError::Broken("too many transactions wait for it".into())));
         }
         receiver
-    }
-
-    /// How far it is.
-    pub(crate) fn tally(&self) -> Tally {
-        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,7 +73,8 @@ pub(crate) fn start(
 ) -> std::io::Result<Handle> {
     let (jobs, receiver) = sync_channel(QUEUE);
     let (tell, trouble) = watch::channel(None);
-    let (mirror, shown) = (Arc::new(mirror), Arc::new(Mutex::new(tally)));
+    let mirror = Arc::new(mirror);
+    let mirror_again = Arc::new(AtomicBool::new(false));
     let mut writer = Writer {
         table: Table { connection, tally, kinds, changes: Vec::new() },
         ballast: Ballast::of(path),
@@ -79,11 +82,11 @@ pub(crate) fn start(
         failures: 0,
         trouble: tell,
         mirror: mirror.clone(),
-        shown: shown.clone(),
+        mirror_again: mirror_again.clone(),
     };
     let thread = std::thread::Builder::new().name("store".into()).stack_size(256 * 1024);
     thread.spawn(move || writer.run(&receiver))?;
-    Ok(Handle { jobs, mirror, trouble, tally: shown })
+    Ok(Handle { jobs, mirror, trouble, mirror_again })
 }
 
 /// Does changes on a connection that nobody else writes to, as one transaction.
@@ -102,7 +105,7 @@ struct Writer {
     failures: u32,
     trouble: watch::Sender<Option<TxnError>>,
     mirror: Arc<mirror::Handle>,
-    shown: Arc<Mutex<Tally>>,
+    mirror_again: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -189,10 +192,14 @@ impl Writer {
             // So that the log does not grow.
             let _ = self.table.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
         }
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.table.tally;
         let changes = std::mem::take(&mut self.table.changes);
         if error.is_none() {
             self.mirror.note(changes, self.table.tally);
+            if self.mirror_again.swap(false, Ordering::AcqRel)
+                && let Ok(documents) = open::mirrored(&self.table.connection, self.table.kinds)
+            {
+                self.mirror.compare(documents);
+            }
         }
     }
 }

@@ -318,6 +318,7 @@ async fn a_damaged_manifest_is_noticed_and_written_anew() {
     fs::remove_file(of("profile")).expect("rm");
     let said = store.check().expect("check").expect("damaged");
     assert!(said.contains("1 were damaged and 1 missing"), "{said}");
+    commit(&store, Vec::new()).await;
     store.settle_mirror();
     assert_eq!(store.check().expect("check"), None);
     // One that is of nothing any more goes at the next start.
