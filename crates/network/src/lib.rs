@@ -20,5 +20,6 @@ pub mod rate;
 pub mod resolv;
 pub mod serve;
 pub mod tunable;
+pub mod watch;
 
 pub use error::{Error, Result};

@@ -176,6 +176,14 @@ fn info(writer: &mut Writer<'_>, kind: &str, data: impl FnOnce(&mut Writer<'_>))
     });
 }
 
+/// The name of the link that a message tells of: that it came, changed, went, or is no port of a bridge any more.
+pub(crate) fn told(message: Reader<'_>) -> Option<String> {
+    if !matches!(message.kind, NEW_LINK | DELETE_LINK) {
+        return None;
+    }
+    message.attributes(LINK_HEADER).find(|(kind, _)| *kind == IFNAME).map(|(_, name)| read::text(name))
+}
+
 fn parse(message: Reader<'_>) -> Option<Link> {
     if message.kind != NEW_LINK {
         return None;

@@ -14,6 +14,7 @@ mod list;
 mod rules;
 
 pub use elements::{NetworkRules, NicRules};
+pub(crate) use list::told;
 pub use list::{Contents, contents, tables};
 
 use std::fmt;

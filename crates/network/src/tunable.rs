@@ -41,6 +41,13 @@ pub fn ensure_forwarding(ipv4: bool, ipv6: bool) -> Result<Vec<Changed>> {
     Ok(changed)
 }
 
+/// The forwarding settings that are off and should be on.
+pub fn lost_forwarding(ipv4: bool, ipv6: bool) -> Vec<String> {
+    let wanted = [(ipv4, "net/ipv4/ip_forward"), (ipv6, "net/ipv6/conf/all/forwarding")];
+    let is_off = |key: &str| get(key).is_ok_and(|value| value == "0");
+    wanted.into_iter().filter(|(is_wanted, key)| *is_wanted && is_off(key)).map(|(_, key)| key.to_owned()).collect()
+}
+
 /// Whether the host may learn routes over a link: not over the loopback, what has no addresses of neighbours, and ports of
 /// bridges, as those of guests are.
 fn is_uplink(link: &str) -> bool {

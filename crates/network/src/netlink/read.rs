@@ -38,6 +38,8 @@ pub struct Reader<'a> {
     pub flags: u16,
     /// The request that it answers.
     pub sequence: u32,
+    /// The socket that asked for it, or for what it tells of; 0 for the kernel itself.
+    pub port: u32,
     /// Everything after the header.
     pub body: &'a [u8],
 }
@@ -50,6 +52,7 @@ impl<'a> Reader<'a> {
             kind: u16_at(datagram, 4)?,
             flags: u16_at(datagram, 6)?,
             sequence: u32_at(datagram, 8)?,
+            port: u32_at(datagram, 12)?,
             body: datagram.get(super::HEADER..length)?,
         };
         Some((reader, datagram.get(length.next_multiple_of(4)..).unwrap_or_default()))

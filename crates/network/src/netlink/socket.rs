@@ -54,6 +54,14 @@ impl Socket {
         Ok(socket)
     }
 
+    /// The number by which the kernel tells whose change it was.
+    pub fn port(&self) -> Result<u32> {
+        let failed = |errno| Error::Socket { what: "netlink", errno };
+        let address = rustix::net::getsockname(&self.fd).map_err(failed)?;
+        let address = SocketAddrNetlink::try_from(address).map_err(failed)?;
+        Ok(address.pid())
+    }
+
     /// Takes over a routing socket that was made elsewhere, like in a guest's network namespace: it goes on speaking
     /// for the namespace that it was made in.
     pub fn from_fd(fd: OwnedFd) -> Result<Socket> {

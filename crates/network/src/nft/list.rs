@@ -7,7 +7,7 @@ use kernel::Errno;
 use super::TableName;
 use super::elements::{Element, NetworkRules, NicRules, Set, group};
 use super::encode::{self, Family, header, kind};
-use crate::netlink::{Attributes, Batch, Socket, read};
+use crate::netlink::{Attributes, Batch, Reader, Socket, read};
 use crate::{Error, Result};
 
 const NEW_TABLE: u16 = 0;
@@ -52,6 +52,18 @@ pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// The name of the table that a message tells of: that it, or something in it, came or went.
+pub(crate) fn told(message: Reader<'_>) -> Option<String> {
+    // Each transaction also ends with a message about its number.
+    const GENERATION: u16 = 15;
+    const SUBSYSTEM: u16 = 10 << 8;
+    if message.kind & 0xff00 != SUBSYSTEM || message.kind == kind(GENERATION) {
+        return None;
+    }
+    // The name comes first in each of them.
+    message.attributes(HEADER).find(|(kind, _)| *kind == 1).map(|(_, name)| read::text(name))
 }
 
 /// Reads our tables back.
