@@ -1,10 +1,10 @@
 //! What callers may reach on the host without changing what is wished: files of images, logs, streams, an inventory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use model::{Boot, Fingerprint, InstanceId, PoolName, RootGen, RootSource};
+use model::{Boot, DeviceName, Fingerprint, InstanceId, PoolName, RootGen, RootSource};
 
 use crate::host::{BoxFuture, ImageFacts, LinkUsage, StepError};
 
@@ -28,8 +28,8 @@ pub enum Object {
     Group(Boot),
     /// A keeper's directory.
     Keeper(Boot),
-    /// A link, by name.
-    Link(Boot, String),
+    /// A link: of which device, and by name.
+    Link(Boot, DeviceName, String),
     /// A link that the firewall guards.
     Guarded(String),
     /// A root file system.
@@ -40,6 +40,8 @@ pub enum Object {
     Image(Fingerprint),
     /// A bridge.
     Bridge(String),
+    /// Logs of an instance.
+    Logs(InstanceId),
     /// Something of which nobody knows what it is for.
     Stray {
         /// What kind of thing.
@@ -49,13 +51,83 @@ pub enum Object {
     },
 }
 
+/// Something that is ours and not as it should be, whatever is wished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// What kind of thing.
+    pub kind: &'static str,
+    /// Which one.
+    pub object: String,
+    /// What about it.
+    pub text: String,
+    /// Whose it is; what belongs to an instance that is doing something is on its way.
+    pub of: Option<InstanceId>,
+    /// What puts it right.
+    pub cure: Cure,
+}
+
+/// What puts something right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cure {
+    /// The loop that makes everything.
+    Loop,
+    /// Only people, like this.
+    People(String),
+    /// A file or directory that nobody works on is removed.
+    Remove(PathBuf),
+    /// A process of ours that serves nobody is ended: pid and start time.
+    End(u32, u64),
+    /// Another keeper takes over the guest of one whose directory is gone: its boot, its pid and start time.
+    Replace(Boot, u32, u64),
+    /// A guest's init is put back into its control groups.
+    Regroup(Boot),
+    /// The root file system is made again around what is there.
+    Remake(model::Step),
+    /// What is claimed in the database is brought to what is remembered.
+    Claims(Vec<store::Op>),
+}
+
+/// A volume as it is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSeen {
+    /// Whose.
+    pub id: InstanceId,
+    /// In which pool.
+    pub pool: PoolName,
+    /// Root file systems without their work directory.
+    pub workless: Vec<RootGen>,
+    /// Work directories without a root file system.
+    pub rootless: Vec<RootGen>,
+    /// The layer below, as noted beside it.
+    pub layer: String,
+}
+
+/// What the firewall lets a link send as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// Name of the link.
+    pub port: String,
+    /// Hardware address; `None` for any.
+    pub mac: Option<model::Mac>,
+    /// IPv4 address.
+    pub ipv4: Option<std::net::Ipv4Addr>,
+    /// IPv6 address.
+    pub ipv6: Option<std::net::Ipv6Addr>,
+}
+
 /// Everything of ours on the host, and what is worth knowing about the host itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
     /// Objects.
     pub objects: Vec<Object>,
-    /// Things that are ours and not as they should be: kind, which one, what about it.
-    pub damage: Vec<(&'static str, String, String)>,
+    /// Volumes.
+    pub volumes: Vec<VolumeSeen>,
+    /// What the firewall lets send; `None` where there is no firewall.
+    pub guards: Option<Vec<Guard>>,
+    /// Things that are ours and not as they should be.
+    pub damage: Vec<Damage>,
+    /// How many there are of what is only looked at for damage.
+    pub looked_at: Vec<(&'static str, usize)>,
     /// Limits of the host that are near, features that it lacks: what, and what to do.
     pub notes: Vec<(String, String)>,
 }
@@ -98,8 +170,18 @@ pub trait Access: Send + Sync + 'static {
         ids: model::IdMap,
     ) -> BoxFuture<'a, Result<OwnedFd, StepError>>;
 
-    /// Everything of ours on the host.
+    /// Everything of ours on the host. Blocks nobody else, enters no guest and starts nothing.
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, StepError>>;
+
+    /// Takes up boots that were found on the host and that nobody wants, so that the loop sees and ends them; and whatever
+    /// else the daemon itself should have.
+    fn search<'a>(&'a self, boots: &'a BTreeSet<Boot>) -> BoxFuture<'a, Result<(), StepError>>;
+
+    /// Puts something right that no step is about.
+    fn cure<'a>(&'a self, cure: &'a Cure) -> BoxFuture<'a, Result<(), StepError>>;
+
+    /// Removes something of which nobody knows what it is for.
+    fn discard<'a>(&'a self, object: &'a Object) -> BoxFuture<'a, Result<(), StepError>>;
 
     /// Where this daemon keeps things, for people.
     fn state_dir(&self) -> &Path;

@@ -1,9 +1,9 @@
 //! One instance: takes commands in their order, keeps its wish, and works until the host is as wished.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use model::{BootGen, End, GuestSeen, InstanceId, Observed, Power, RootSource, Step, StopKind, Wish};
+use model::{Boot, BootGen, End, GuestSeen, InstanceId, Observed, Power, RootSource, Step, StopKind, Wish};
 use store::{Class, Op};
 use tokio::sync::{oneshot, watch};
 
@@ -12,10 +12,14 @@ use crate::clock;
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::events::{Happening, Lifecycle};
+use crate::gate::{Gate, pass};
 use crate::host::{Effect, StepError};
+use crate::lost::keep_lost;
 use crate::mailbox::{Mailbox, Posted};
 use crate::operations::{self, NewOperation, Operation, OperationView};
+use crate::pace::{Pace, Reboot};
 use crate::record::{InstanceRecord, Record, WishState};
+use crate::unwind::guarded;
 use crate::verbs::{self, Verb};
 
 /// Tries of the same wish without success before it is given up until something changes.
@@ -53,6 +57,11 @@ pub enum InstanceStatus {
 }
 
 impl InstanceView {
+    /// The boot that should run.
+    pub fn boot(&self) -> Option<Boot> {
+        Some(Boot { id: self.record.id, generation: self.record.wish.power.boot()? })
+    }
+
     /// The pid of its init on the host; `None` when it does not run.
     pub fn pid(&self) -> Option<u32> {
         let seen = self.observed.boots.get(&self.record.wish.power.boot()?)?;
@@ -97,15 +106,14 @@ pub(crate) struct Instance {
     pub(crate) id: InstanceId,
     mailbox: Mailbox<Command>,
     view: RwLock<Arc<InstanceView>>,
+    pace: Pace,
 }
-
-/// Resolves to whether the commit happened; `None` while it is under way.
-type Gate = watch::Receiver<Option<std::result::Result<(), store::TxnError>>>;
 
 impl Instance {
     pub(crate) fn new(record: InstanceRecord) -> Arc<Instance> {
         let view = InstanceView { record, observed: Observed::default(), version: 1 };
-        Arc::new(Instance { id: view.record.id, mailbox: Mailbox::new(), view: RwLock::new(Arc::new(view)) })
+        let (id, view) = (view.record.id, RwLock::new(Arc::new(view)));
+        Arc::new(Instance { id, mailbox: Mailbox::new(), view, pace: Pace::default() })
     }
 
     /// As it is now.
@@ -143,19 +151,33 @@ impl Instance {
         self.mailbox.is_busy()
     }
 
+    /// One command after the other. Each has a task of its own: a panic, a defect of ours, ends the command and not the actor.
     async fn work(self: Arc<Self>, shared: Arc<Shared>) {
         while let Some(command) = self.mailbox.next() {
-            let worker = Worker { instance: &self, shared: &shared };
-            match command {
-                Command::Verb { verb, expect, requestor, accepted } => {
-                    worker.verb(verb, expect.as_deref(), requestor, accepted).await;
-                }
-                Command::Create { start, requestor, operation, accepted } => {
-                    worker.create(start, requestor, *operation, accepted).await;
-                }
-                Command::Look => worker.look().await,
-                Command::Halt => worker.halt().await,
+            let (instance, engine) = (self.clone(), shared.clone());
+            let obeyed = guarded(async move { instance.obey(&engine, command).await }).await;
+            if let Err(why) = obeyed {
+                let (instance, engine) = (self.clone(), shared.clone());
+                let recovery =
+                    guarded(async move { Worker { instance: &instance, shared: &engine }.after_panic(&why).await });
+                let recovered = recovery.await;
+                recovered
+                    .unwrap_or_else(|why| tracing::error!(instance = %self.id, why, "not recovered from a defect"));
             }
+        }
+    }
+
+    async fn obey(self: &Arc<Self>, shared: &Arc<Shared>, command: Command) {
+        let worker = Worker { instance: self, shared };
+        match command {
+            Command::Verb { verb, expect, requestor, accepted } => {
+                worker.verb(verb, expect.as_deref(), requestor, accepted).await;
+            }
+            Command::Create { start, requestor, operation, accepted } => {
+                worker.create(start, requestor, *operation, accepted).await;
+            }
+            Command::Look => worker.look().await,
+            Command::Halt => worker.halt().await,
         }
     }
 }
@@ -342,6 +364,33 @@ impl Worker<'_> {
         Err(failure.error)
     }
 
+    /// A panic, which is a defect of ours, ended the command under way: its operation fails in words, the former wish holds
+    /// again where nothing of it is gone, and the actor goes on.
+    async fn after_panic(&self, why: &str) {
+        let record = self.record();
+        tracing::error!(instance = %record.name, why, "a defect of the daemon: what was asked of the instance was given up");
+        let error = Error::Internal(format!("a defect of the daemon ended this ({why}); please report it"));
+        let (instance, shared, cause) = (self.instance.clone(), self.shared.clone(), error.clone());
+        let settled = guarded(async move {
+            let worker = Worker { instance: &instance, shared: &shared };
+            let keeps = |before: &WishState| {
+                let (now, boot) = (&record.wish, before.power.boot());
+                before.exists && now.exists && before.root == now.root && boot == now.power.boot()
+            };
+            if record.previous.as_deref().is_some_and(keeps) {
+                worker.go_back(&cause).await;
+            } else {
+                worker.settle().await;
+            }
+        });
+        if settled.await.is_err() {
+            self.instance.show(|view| view.record.error = Some(error.to_string()));
+        }
+        if let Some(operation) = self.record().operation.and_then(|id| self.shared.operations.live(id)) {
+            self.finish(&operation, Err(error), "", None).await;
+        }
+    }
+
     /// The wish before, as the wish again; kept, and worked towards.
     async fn go_back(&self, cause: &Error) {
         let view = self.instance.view();
@@ -385,7 +434,12 @@ impl Worker<'_> {
     async fn settle(&self) {
         for attempt in 1..=TRIES {
             match self.converge(None, None).await {
-                Ok(()) => return,
+                Ok(()) => {
+                    if self.instance.view().record.error.is_some() {
+                        self.instance.show(|view| view.record.error = None);
+                    }
+                    return;
+                }
                 Err(Failure { error, .. }) if attempt == TRIES => {
                     tracing::error!(instance = %self.instance.id, %error, "given up");
                     self.instance.show(|view| view.record.error = Some(error.to_string()));
@@ -411,7 +465,7 @@ impl Worker<'_> {
             let record = self.record();
             let wish = self.shared.wish(&record)?;
             let observed = self.observe(&record).await?;
-            let steps = plan::diff(&wish, &observed, self.shared.host.facts());
+            let steps = keep_lost(&record, plan::diff(&wish, &observed, self.shared.host.facts()))?;
             if steps.is_empty() {
                 return Ok(());
             }
@@ -455,6 +509,8 @@ impl Worker<'_> {
                 }
                 continue;
             }
+            // Who was told to die cannot be told to live, even if the wait for the death has no end.
+            progress.discarded |= matches!(step, Step::Kill { .. });
             self.apply(step).await?;
             progress.discarded |= progress.discarding;
         }
@@ -463,7 +519,11 @@ impl Worker<'_> {
 
     async fn apply(&self, step: &Step) -> std::result::Result<(), StepError> {
         tracing::debug!(instance = %self.instance.id, step = step.name(), "apply");
-        self.shared.host.apply(step, &|_| {}).await.map(|effect| debug_assert_eq!(effect, Effect::Done))
+        let done = self.shared.host.apply(step, &|_| {}).await;
+        if let (Step::Start { boot }, Ok(_)) = (step, &done) {
+            self.instance.pace.started(boot.generation, Instant::now());
+        }
+        done.map(|effect| debug_assert_eq!(effect, Effect::Done))
     }
 
     /// Ends an operation: its document, the record without its traces, and the events ride one commit.
@@ -519,6 +579,9 @@ impl Worker<'_> {
             self.finish(&operation, result, "", None).await;
             return;
         }
+        if self.holds_back(&record, &observed) {
+            return;
+        }
         match self.react(&record, &observed).await {
             Some(end) => self.after_end(end).await,
             None => {
@@ -536,6 +599,32 @@ impl Worker<'_> {
             self.shared.forget(&record);
             let ops = vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }];
             drop(self.shared.submit(Class::Settled, ops));
+        }
+    }
+
+    /// Whether the guest asked for a reboot that has to wait, as it reboots again and again soon after its start.
+    fn holds_back(&self, record: &InstanceRecord, observed: &Observed) -> bool {
+        let Some(boot) = record.wish.power.boot() else { return false };
+        if observed.boots.get(&boot).is_none_or(|seen| seen.guest != GuestSeen::Ended(End::Reboot)) {
+            return false;
+        }
+        match self.instance.pace.reboot(boot, Instant::now()) {
+            Reboot::Now => false,
+            Reboot::Waits => true,
+            Reboot::Later(delay) => {
+                let why = format!(
+                    "it reboots again and again soon after its start; the next one is in {} s",
+                    delay.as_secs()
+                );
+                tracing::warn!(instance = %record.name, why);
+                self.tell("instance-restart-delayed", None, [("cause".to_owned(), why.into())].into());
+                let (instance, shared) = (self.instance.clone(), self.shared.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    instance.post(&shared, Command::Look);
+                });
+                true
+            }
         }
     }
 
@@ -607,16 +696,5 @@ impl Worker<'_> {
 fn refuse(accepted: Option<Accepted>, refusal: Option<Error>) {
     if let (Some(accepted), Some(error)) = (accepted, refusal) {
         let _ = accepted.send(Err(error));
-    }
-}
-
-/// Waits for the commit that the rest depends on.
-async fn pass(gate: Option<&Gate>) -> Result<()> {
-    let Some(gate) = gate else { return Ok(()) };
-    let mut gate = gate.clone();
-    match gate.wait_for(Option::is_some).await.map(|result| result.clone()) {
-        Ok(Some(Ok(()))) => Ok(()),
-        Ok(Some(Err(error))) => Err(error.into()),
-        Ok(None) | Err(_) => Err(Error::Internal("the commit was given up".into())),
     }
 }

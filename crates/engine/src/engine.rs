@@ -16,8 +16,8 @@ use uuid::Uuid;
 use crate::actor::{Command, Instance, InstanceView};
 use crate::catalog::{Catalog, ImageChoice};
 use crate::error::{Error, Result};
-use crate::events::{Events, Happening, Lifecycle};
-use crate::host::{Host, HostEvent, StepError};
+use crate::events::Events;
+use crate::host::Host;
 use crate::images::Images;
 use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 use crate::record::{InstanceRecord, NicGrant, WishState};
@@ -47,9 +47,6 @@ pub struct RecipeFacts {
     /// Properties of the image.
     pub properties: BTreeMap<String, String>,
 }
-
-/// What happened when a keeper died under a guest.
-const LOST_KEEPER: &str = "its keeper died; another one took the guest over without its live console and its sessions";
 
 /// What the parts share.
 pub(crate) struct Shared {
@@ -124,26 +121,30 @@ impl Shared {
         Ok(wish)
     }
 
-    /// What died with a keeper is told to whoever listens.
-    fn tell_lost_keeper(&self, id: InstanceId, sessions: Option<usize>) {
-        let Some(view) = self.instances().by_id.get(&id).map(|instance| instance.view()) else { return };
-        let lost = match sessions {
-            Some(count) => serde_json::Value::from(count),
-            None => "unknown: no daemon watched".into(),
-        };
-        let lifecycle = Lifecycle {
-            action: "instance-keeper-replaced".to_owned(),
-            source: format!("/1.0/instances/{}", view.record.name),
-            context: [("cause".to_owned(), LOST_KEEPER.into()), ("sessions-lost".to_owned(), lost)].into(),
-            requestor: None,
-            name: view.record.name.to_string(),
-        };
-        self.events.tell(view.record.project.as_str(), Happening::Lifecycle(lifecycle));
+    /// One instance as it is now.
+    pub(crate) fn view_of(&self, id: InstanceId) -> Option<Arc<InstanceView>> {
+        self.instances().by_id.get(&id).map(|instance| instance.view())
+    }
+
+    /// Whether there is such an instance, or one is being made.
+    pub(crate) fn knows(&self, id: InstanceId) -> bool {
+        self.instances().by_id.contains_key(&id)
     }
 
     /// Does something with every instance.
     pub(crate) fn for_all(&self, act: impl FnMut(&Arc<Instance>)) {
         self.instances().by_id.values().for_each(act);
+    }
+
+    /// Why nobody answers, told once what was begun is taken back.
+    async fn unanswered(&self, instance: &Instance) -> Error {
+        if let Err(error) = self.check_open() {
+            return error;
+        }
+        while instance.is_busy() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        Error::Internal("a defect of the daemon ended this as it began; please report it".into())
     }
 
     /// Refuses what comes too late, or could not be remembered.
@@ -330,7 +331,7 @@ impl Engine {
     }
 
     /// Pools and networks come before what lives on them. One that cannot be had does not stop the others.
-    async fn ensure_objects(&self) {
+    pub(crate) async fn ensure_objects(&self) {
         let steps: Vec<Step> = {
             let catalog = self.shared.catalog();
             let pools = catalog.pools.values().map(|p| Step::EnsurePool { pool: p.spec.clone() });
@@ -352,8 +353,7 @@ impl Engine {
         }
         self.shared.publish_names();
         self.fail_orphaned_operations(&records);
-        let remembered = records.iter().map(|record| record.id).collect();
-        if let Err(error) = crate::sweep::run(&self.shared, &remembered).await {
+        if let Err(error) = crate::sweep::run(&self.shared, &|| false).await {
             tracing::error!(%error, "the host could not be compared with what is remembered");
         }
         self.shared.for_all(|instance| instance.post(&self.shared, Command::Look));
@@ -390,15 +390,8 @@ impl Engine {
         let shared = self.shared.clone();
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                let id = match event {
-                    HostEvent::Changed(id) => id,
-                    HostEvent::KeeperLost { boot, sessions } => {
-                        tracing::error!(%boot, ?sessions, "{LOST_KEEPER}");
-                        shared.tell_lost_keeper(boot.id, sessions);
-                        boot.id
-                    }
-                };
-                let instance = shared.instances().by_id.get(&id).cloned();
+                let id = crate::told::take(&shared, event);
+                let instance = id.and_then(|id| shared.instances().by_id.get(&id).cloned());
                 if let Some(instance) = instance {
                     instance.post(&shared, Command::Look);
                 }
@@ -474,7 +467,10 @@ impl Engine {
         let instance = self.find(project, name)?;
         let (accepted, answer) = oneshot::channel();
         instance.post(&self.shared, Command::Verb { verb, expect, requestor, accepted });
-        answer.await.unwrap_or_else(|_| Err(Error::Cancelled("the daemon is ending".into())))
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.shared.unanswered(&instance).await),
+        }
     }
 
     /// Makes an instance. Returns once that is remembered; the operation tells the rest.
@@ -494,7 +490,10 @@ impl Engine {
         let (accepted, answer) = oneshot::channel();
         let command = Command::Create { start, requestor, operation: Box::new(operation), accepted };
         instance.post(&self.shared, command);
-        answer.await.unwrap_or_else(|_| Err(Error::Cancelled("the daemon is ending".into())))
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.shared.unanswered(&instance).await),
+        }
     }
 
     /// The steps that creating it would take, without doing them.
@@ -619,23 +618,6 @@ impl Engine {
         Ok(self.shared.wish(record)?.spec.sandbox)
     }
 
-    /// Makes a damaged database anew, looks at everything again and does what is to be done. Returns what is to be known about
-    /// the new database.
-    pub async fn repair(&self) -> Result<Vec<String>> {
-        let notes = self.rebuild().await?;
-        self.ensure_objects().await;
-        let remembered = {
-            let instances = self.shared.instances();
-            for instance in instances.by_id.values() {
-                instance.post(&self.shared, Command::Look);
-            }
-            instances.by_id.keys().copied().collect()
-        };
-        self.rest().await;
-        crate::sweep::run(&self.shared, &remembered).await?;
-        Ok(notes)
-    }
-
     /// The host, for what is no step: streams and figures.
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.shared.host
@@ -666,9 +648,4 @@ fn with_image_keys(mut written: Written, image: Option<&ImageChoice>) -> Written
 pub(crate) fn default_profile() -> ProfileName {
     // A constant that is valid.
     "default".parse().unwrap_or_else(|_| unreachable!("a valid name"))
-}
-
-/// What went wrong with a step, as an error of the engine.
-pub fn step_error(step: &str, message: impl Into<String>) -> StepError {
-    StepError { step: step.to_owned(), message: message.into(), hint: None, transient: false }
 }

@@ -40,6 +40,12 @@ pub enum HostEvent {
         /// How many sessions were lost with it; `None` when it died while no daemon watched.
         sessions: Option<usize>,
     },
+    /// Somebody broke a link of a boot, as told; it is to be made again.
+    LinkBroken(Boot, String),
+    /// Somebody broke something of a network or of the firewall, which is put right again: its name, and what it was.
+    NetworkHealed(String, String),
+    /// Somebody breaks something again and again; it is left as it is: its name, and what it is.
+    LeftBroken(String, String),
 }
 
 /// How far a long step is.
@@ -269,4 +275,9 @@ pub struct LinkUsage {
     pub loopback: bool,
     /// Bytes and packets received, sent, errors in, errors out, drops in, drops out.
     pub counters: [i64; 8],
+}
+
+/// What went wrong with a step, as an error of the engine.
+pub fn step_error(step: &str, message: impl Into<String>) -> StepError {
+    StepError { step: step.to_owned(), message: message.into(), hint: None, transient: false }
 }

@@ -14,6 +14,7 @@ use crate::events::{Happening, Lifecycle};
 use crate::host::{Effect, ImageFacts};
 use crate::operations::Operation;
 use crate::record::{ImageRecord, Record};
+use crate::unwind::guarded;
 
 /// How far a job is.
 #[derive(Debug, Clone)]
@@ -29,6 +30,11 @@ pub(crate) struct Images {
 }
 
 impl Images {
+    /// Whether one is being built or unpacked.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.jobs.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Has an image unpacked in a pool, built from its recipe first where it is not here yet; its fingerprint.
     pub(crate) async fn ensure(
         &self,
@@ -70,8 +76,16 @@ impl Images {
         let shared = shared.clone();
         // A task of its own: it goes on when whoever asked first goes away.
         tokio::spawn(async move {
-            let tell = |text: &str| state.send_modify(|s| s.text = text.to_owned());
-            let outcome = work(&shared, choice, &key.1, &tell).await;
+            let (state, job) = (Arc::new(state), shared.clone());
+            let (told, pool) = (state.clone(), key.1.clone());
+            // A panic in it fails it, and must not leave its place taken for ever.
+            let outcome = guarded(async move {
+                let tell = |text: &str| told.send_modify(|s| s.text = text.to_owned());
+                work(&job, choice, &pool, &tell).await
+            });
+            let outcome = outcome.await.unwrap_or_else(|why| {
+                Err(Error::Internal(format!("a defect of the daemon ended this ({why}); please report it")))
+            });
             // Out of the table before its outcome is told, so that the next one who asks sees the catalogue.
             shared.images.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             state.send_modify(|s| s.outcome = Some(outcome));

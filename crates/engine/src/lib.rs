@@ -13,32 +13,37 @@ mod end;
 mod engine;
 mod error;
 mod events;
+mod gate;
 mod host;
 mod images;
+mod lost;
 mod mailbox;
 mod names;
 mod objects;
 mod operations;
+mod pace;
 mod rebuild;
 mod record;
 mod streams;
 mod sweep;
+mod told;
+mod unwind;
 mod verbs;
 
 pub mod etag;
 
-pub use access::{Access, Inventory, Object, PoolUsage};
+pub use access::{Access, Cure, Damage, Guard, Inventory, Object, PoolUsage, VolumeSeen};
 pub use actor::{InstanceStatus, InstanceView};
 pub use catalog::ImageChoice;
 pub use clock::now_ms;
 pub use defaults::FirstStart;
 pub use doctor::{Diagnosis, Wrong};
-pub use engine::{Engine, EngineConfig, RecipeFacts, step_error};
+pub use engine::{Engine, EngineConfig, RecipeFacts};
 pub use error::{Error, Result};
 pub use events::{Event, Events, Happening, Lifecycle, Logging};
 pub use host::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, InputPart, InputState, LinkUsage,
-    NameEntry, Progress, Session, StepError, Survey, Usage,
+    NameEntry, Progress, Session, StepError, Survey, Usage, step_error,
 };
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
@@ -47,4 +52,5 @@ pub use rebuild::UNMIRRORED;
 pub use record::{
     Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
 };
+pub use unwind::panic_text;
 pub use verbs::{NewInstance, Patch, Update, Verb};

@@ -192,6 +192,14 @@ impl Operations {
         }
     }
 
+    /// A handle of one that is not final.
+    pub(crate) fn live(&self, id: Uuid) -> Option<Operation> {
+        match self.known().get(&id)? {
+            Known::Live(shared) => Some(Operation { shared: shared.clone() }),
+            Known::Final(_) => None,
+        }
+    }
+
     /// All operations, oldest first.
     pub fn list(&self) -> Vec<OperationView> {
         let mut all: Vec<OperationView> = self

@@ -15,13 +15,15 @@ use crate::host::Survey;
 use crate::images;
 
 /// Removes what is not remembered. Failures are told and left for the next start or `doctor`.
-pub(crate) async fn run(shared: &Arc<Shared>, remembered: &BTreeSet<InstanceId>) -> Result<()> {
+///
+/// What is remembered is asked after the survey: whatever is made meanwhile is remembered before it is on the host.
+pub(crate) async fn run(shared: &Arc<Shared>, images_under_way: &(dyn Fn() -> bool + Sync)) -> Result<()> {
     if shared.store.read_only().is_some() {
         return Ok(());
     }
     let survey = shared.host.survey().await?;
     let incomplete = crate::rebuild::is_incomplete(&shared.store);
-    for (id, pool) in survey.instances.iter().filter(|(id, _)| !remembered.contains(id)) {
+    for (id, pool) in survey.instances.iter().filter(|(id, _)| !shared.knows(*id)) {
         if incomplete {
             tracing::warn!(%id, "of an unknown instance there is something; it is kept, as its record may be lost");
             continue;
@@ -31,7 +33,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, remembered: &BTreeSet<InstanceId>)
             tracing::error!(%id, %error, "not removed");
         }
     }
-    sweep_images(shared, &survey).await
+    if images_under_way() { Ok(()) } else { sweep_images(shared, &survey).await }
 }
 
 async fn remove_instance(shared: &Arc<Shared>, id: InstanceId, pool: &PoolName) -> Result<()> {

@@ -11,7 +11,7 @@ mod words;
 
 pub use diff::{Phase, diff, phase_of};
 pub use free::{free_bridge, free_ids, free_ipv4, local_ipv6, routes, subordinate_ids};
-pub use react::react;
+pub use react::{react, restart_delay};
 pub use sandbox::{environment, sandbox};
 pub use settings::settings;
 pub use words::{hint, sentence};

@@ -1,5 +1,7 @@
 //! Moments become levels: what a guest's end does to the wish.
 
+use std::time::Duration;
+
 use model::{BootGen, End, GuestSeen, Observed, Power, StopKind, Wish};
 
 /// The wish that follows from the end of the wished boot; `None` while it has not ended.
@@ -14,6 +16,21 @@ pub fn react(wish: &Wish, observed: &Observed, newest: BootGen) -> Option<(Wish,
         End::Halt | End::Exit(_) | End::Signal(_) | End::Unknown => Power::Off,
     };
     Some((Wish { power, stop: StopKind::Force, ..wish.clone() }, end))
+}
+
+/// Quick reboots in a row that are nobody's concern: an update that needs one, and another one.
+const FREE: u32 = 3;
+
+/// The longest that a reboot waits.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How long a guest waits that rebooted so often in a row, each time soon after its start: not at all, then a second, then
+/// twice as long each time, up to a minute.
+pub fn restart_delay(quick: u32) -> Duration {
+    match quick.checked_sub(FREE + 1) {
+        None => Duration::ZERO,
+        Some(n) => LONGEST.min(Duration::from_secs(1 << n.min(16))),
+    }
 }
 
 #[cfg(test)]

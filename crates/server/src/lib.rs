@@ -30,6 +30,8 @@ pub struct ServerInfo {
     pub os: (String, String),
     /// Path of the socket, for people.
     pub socket: String,
+    /// A path whose requests panic, for tests of what happens then; empty for none.
+    pub panic_at: String,
 }
 
 /// What every route has at hand.

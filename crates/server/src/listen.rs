@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,6 +15,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::App;
+use crate::error::ApiError;
 use crate::request::Peer;
 use crate::routes;
 
@@ -48,6 +51,23 @@ pub async fn serve(listener: UnixListener, app: Arc<App>) {
     }
 }
 
+/// The answer to one request. A panic on the way is a defect of ours and this request's alone: whoever sent it is told, and
+/// nobody else notices. No lock is left poisoned, as all of them are taken whatever became of their last holder.
+async fn answer(router: axum::Router, request: Request<Body>) -> Response {
+    let what = format!("{} {}", request.method(), request.uri().path());
+    let answered = std::panic::AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
+    match answered {
+        Ok(response) => response.unwrap_or_else(|never| match never {}),
+        Err(panic) => {
+            let why = engine::panic_text(&*panic);
+            tracing::error!(request = what, why, "a defect of the daemon: the request was given up");
+            let text =
+                format!("{what} ran into a defect of the daemon ({why}); nothing else is affected, please report it");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
 async fn connection(stream: UnixStream, router: axum::Router) {
     let Ok(credentials) = stream.peer_cred() else { return };
     let peer = Peer { uid: credentials.uid(), pid: credentials.pid().unwrap_or(0) };
@@ -56,7 +76,7 @@ async fn connection(stream: UnixStream, router: axum::Router) {
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
-            Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+            Ok::<_, Infallible>(answer(router, request).await)
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();

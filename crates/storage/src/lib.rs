@@ -8,7 +8,7 @@ mod trash;
 use std::io;
 use std::path::Path;
 
-pub use overlay::{OverlayPool, RootLayout, Usage};
+pub use overlay::{OverlayPool, RootLayout, Usage, VolumeSeen};
 
 /// A failed act on a file or directory of a pool.
 #[derive(Debug, thiserror::Error)]

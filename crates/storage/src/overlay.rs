@@ -42,6 +42,17 @@ pub struct RootLayout {
     pub work: String,
 }
 
+/// What lies in an instance's volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSeen {
+    /// Root file systems.
+    pub roots: BTreeSet<RootGen>,
+    /// Overlay's work directories.
+    pub works: BTreeSet<RootGen>,
+    /// The note of the layer below; empty when it is missing.
+    pub layer: String,
+}
+
 /// Space of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -162,6 +173,16 @@ impl OverlayPool {
     pub fn roots(&self, id: InstanceId) -> Result<BTreeSet<RootGen>> {
         let names = names(&self.volume(id).join("fs"))?;
         Ok(names.iter().filter_map(|name| name.strip_prefix("upper.")?.parse().ok().map(RootGen)).collect())
+    }
+
+    /// All that lies in an instance's volume.
+    pub fn volume_seen(&self, id: InstanceId) -> Result<VolumeSeen> {
+        let volume = self.volume(id);
+        let names = names(&volume.join("fs"))?;
+        let of =
+            |prefix| names.iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok().map(RootGen)).collect();
+        let layer = fs::read_to_string(volume.join("layer")).unwrap_or_default();
+        Ok(VolumeSeen { roots: of("upper."), works: of("work."), layer })
     }
 
     /// Makes a root file system: two directories. Done twice it changes nothing.

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use engine::{Cure, Damage};
 use model::{Cidr, IdMap, NetworkSpec};
 use network::link;
 use network::netlink::Socket;
@@ -62,6 +63,79 @@ impl Claim {
 
     fn all_ids(&self) -> impl Iterator<Item = IdMap> {
         std::iter::once(self.ids).chain(self.former_ids.iter().copied())
+    }
+}
+
+/// A claim while its daemon lives: whether it still stands, and what it runs into.
+#[derive(Debug, Clone)]
+pub(crate) struct Claimed {
+    mark: String,
+    claim: Claim,
+}
+
+impl Claimed {
+    pub(crate) fn new(mark: &str, claim: &Claim) -> Claimed {
+        Claimed { mark: mark.to_owned(), claim: claim.clone() }
+    }
+
+    /// Ids of the image child.
+    pub(crate) fn image_ids(&self) -> IdMap {
+        self.claim.image_ids()
+    }
+
+    /// Writes the claim again where somebody removed it.
+    pub(crate) fn renew(&self) -> io::Result<()> {
+        if self.path().exists() {
+            return Ok(());
+        }
+        let _lock = lock()?;
+        write(&self.mark, &serde_json::to_string(&self.claim)?)
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(DIRECTORY).join(&self.mark)
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn damage(&self) -> Vec<Damage> {
+        let mut found = Vec::new();
+        let path = self.path().display().to_string();
+        let mut wrong = |kind, object: String, text: String, cure| {
+            found.push(Damage { kind, object, text, of: None, cure });
+        };
+        if !self.path().exists() {
+            wrong("claim file", path, "is gone: another daemon may take the same ids".into(), Cure::Loop);
+        }
+        let partial = self.path().with_extension("new");
+        if partial.exists() {
+            wrong("partial file", partial.display().to_string(), "belongs to nothing".into(), Cure::Remove(partial));
+        }
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let mut others: Vec<(String, IdMap)> = Vec::new();
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            others.extend(plan::subordinate_ids(&text(file)).into_iter().map(|ids| (file.to_owned(), ids)));
+        }
+        for other in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
+            let is_other = other.file_name() != *self.mark && other.file_name() != LOCK;
+            let text = fs::read_to_string(other.path()).unwrap_or_default();
+            if let (true, Ok(claim)) = (is_other, serde_json::from_str::<Claim>(&text))
+                && claim.state_dir.join(super::DATABASE).exists()
+            {
+                let name = format!("the daemon of {}", claim.state_dir.display());
+                others.extend(claim.all_ids().map(|ids| (name.clone(), ids)));
+            }
+        }
+        for mine in self.claim.all_ids() {
+            for (whose, ids) in others.iter().filter(|(_, ids)| ids.overlaps(mine)) {
+                let text = format!(
+                    "overlap {}:{} of {whose}: its processes and our guests may be the same users",
+                    ids.base, ids.count
+                );
+                let fix = "give the other one another range, or start this daemon with another --id-range".to_owned();
+                wrong("ids", format!("{}:{}", mine.base, mine.count), text, Cure::People(fix));
+            }
+        }
+        found
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use claims::Claimed;
 use clap::Parser;
 use engine::{Engine, EngineConfig, FirstStart};
 use host::{HostConfig, RealHost};
@@ -82,6 +83,7 @@ async fn run(options: Options) -> Result<(), String> {
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         os: os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
         socket: socket.display().to_string(),
+        panic_at: std::env::var("SYSCTL_PANIC_PATH").unwrap_or_default(),
     };
     let app = App::new(daemon.engine.clone(), daemon.host.clone(), info, shutdown.clone());
     app.take_up_sessions().await;
@@ -155,7 +157,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
         keeper: keeper()?,
         images_dir: options.images_dir.clone(),
         mark: mark.clone(),
-        image_ids: claim.image_ids(),
+        claim: Claimed::new(&mark, &claim),
     };
     let host = Arc::new(RealHost::find(config).await.map_err(|error| error.to_string())?);
     crash::moment("after", "host");
@@ -178,7 +180,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
 /// Removes everything of this state directory from the host.
 async fn purge(daemon: Daemon) -> Result<(), String> {
     if daemon.engine.store().read_only().is_some() {
-        daemon.engine.repair().await.map_err(|error| error.to_string())?;
+        daemon.engine.repair(&*daemon.host).await.map_err(|error| error.to_string())?;
     }
     let failed = daemon.engine.purge().await;
     if !failed.is_empty() {

@@ -105,20 +105,3 @@ async fn a_guest_cannot_take_its_neighbours_address() {
     assert_ne!(daemon.exec("web1", &["ping", "-I", &victim, "-c", "1", "-W", "1", &gateway]).await.code, 0);
     daemon.finish().await;
 }
-
-#[tokio::test]
-async fn a_firewall_that_somebody_emptied_is_noticed_and_put_back() {
-    let daemon = Daemon::new("flushed");
-    daemon.import_busybox().await;
-    daemon.launch("web1", &[]).await;
-    let mark = support::mark(&daemon.state_dir());
-    for family in ["bridge", "inet"] {
-        let deleted = Command::new("nft").args(["delete", "table", family, &format!("sysctl-{mark}")]).status();
-        assert!(deleted.expect("nft").success(), "{family}");
-    }
-    let report = daemon.doctor().await;
-    assert!(report.findings.iter().any(|finding| finding.kind == "firewall"), "{report:?}");
-    let repaired = daemon.client.repair().await.expect("repair");
-    assert!(repaired.findings.is_empty(), "{repaired:?}");
-    daemon.finish().await;
-}

@@ -165,8 +165,43 @@ impl Groups {
         Ok(Some(settings))
     }
 
+    /// Directories that a boot's group consists of and that are not there.
+    pub fn missing(&self, boot: Boot) -> Vec<PathBuf> {
+        let mut wanted = vec![self.directory(boot), self.payload(boot)];
+        wanted.extend(self.extra_groups(boot));
+        wanted.retain(|path| !path.exists());
+        wanted
+    }
+
+    /// Whether a process is in the groups of a boot, in every hierarchy. One that is gone is.
+    pub fn holds(&self, boot: Boot, pid: u32) -> bool {
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return true };
+        let base = self.base.file_name().unwrap_or_default().to_string_lossy();
+        let group = format!("/{base}/{boot}");
+        let inside = text.lines().filter(|line| line.contains(&group)).count();
+        inside > self.extra_groups(boot).len()
+    }
+
+    /// Puts a process of a boot back into its groups.
+    pub fn regroup(&self, boot: Boot, pid: u32) -> Result<(), Error> {
+        let groups = self.extra_groups(boot).into_iter().chain([self.payload(boot)]);
+        groups.into_iter().try_for_each(|group| write(&group.join("cgroup.procs"), &pid.to_string()))
+    }
+
+    /// Removes a group among ours that is no boot's; fails while there are processes in it.
+    pub fn remove_stranger(&self, name: &str) -> Result<(), Error> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') || name.parse::<Boot>().is_ok() {
+            return Ok(());
+        }
+        remove_tree(&self.base.join(name))?;
+        self.controllers.remove(name)
+    }
+
     /// Whether all of a boot's group was made: its last act was to give the payload's last file away.
     pub fn is_complete(&self, boot: Boot) -> bool {
+        if self.extra_groups(boot).iter().any(|group| !group.exists()) {
+            return false;
+        }
         let last = self.payload(boot).join(DELEGATED[DELEGATED.len() - 1]);
         fs::metadata(last).is_ok_and(|file| std::os::unix::fs::MetadataExt::uid(&file) != 0)
     }

@@ -37,7 +37,7 @@ struct RepairPost {
 /// Runs the same loop as ever over everything, then looks again.
 pub(crate) async fn repair(State(app): State<Arc<App>>, body: Bytes) -> Answer {
     let post: RepairPost = if body.is_empty() { RepairPost::default() } else { request::body(&body)? };
-    let notes = if post.repair { app.engine.repair().await? } else { Vec::new() };
+    let notes = if post.repair { app.engine.repair(&*app.access).await? } else { Vec::new() };
     let mut found = report(app.engine.diagnose(&*app.access).await?);
     let about = |text| Finding { kind: "database".into(), text, ..Finding::default() };
     found.notes.splice(0..0, notes.into_iter().map(about));

@@ -36,7 +36,12 @@ const THROWN_AWAY: usize = 8 << 20;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let router = if app.info.panic_at.is_empty() {
+        Router::new()
+    } else {
+        Router::new().route(&app.info.panic_at, get(panic_on_purpose))
+    };
+    router
         .merge(server_routes())
         .merge(instance_routes())
         .merge(image_routes())
@@ -46,6 +51,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(too_large))
         .with_state(app)
+}
+
+#[allow(clippy::panic, reason = "this is what it is for; there is no way to it unless the daemon was started for that")]
+async fn panic_on_purpose() -> ApiError {
+    panic!("on purpose")
 }
 
 async fn unknown() -> ApiError {

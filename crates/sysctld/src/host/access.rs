@@ -1,11 +1,10 @@
 //! What callers may reach on the host without changing what is wished.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
-use engine::{Access, BoxFuture, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
+use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
 use model::{Boot, IdMap, InstanceId, PoolName, RootGen, RootSource};
 
 use super::{RealHost, console, launch, usage, words};
@@ -42,101 +41,73 @@ impl RealHost {
         self.boots.spawn.help(argv, &[theirs.as_fd()]).await?;
         Ok(ours)
     }
+}
 
-    fn collect(&self) -> Result<Inventory, StepError> {
-        let failed = |e: &(dyn std::error::Error + 'static)| words::because("inventory", e);
-        let mut inventory = Inventory::default();
-        let objects = &mut inventory.objects;
-        let (boots, strangers) = self.boots.groups.list().map_err(|e| failed(&e))?;
-        objects.extend(boots.into_iter().map(Object::Group));
-        objects.extend(strangers.into_iter().map(|name| Object::Stray { kind: "control group", name }));
-        for entry in std::fs::read_dir(self.runtime_dir.join("keep")).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            objects.push(match name.parse() {
-                Ok(boot) => Object::Keeper(boot),
-                Err(_) => Object::Stray { kind: "keeper directory", name },
-            });
-        }
-        for (name, rest) in self.networks.our_links().map_err(|e| failed(&e))? {
-            objects.push(match rest.split_once(':').map(|(boot, _)| boot.parse()) {
-                Some(Ok(boot)) => Object::Link(boot, name),
-                Some(Err(_)) => Object::Stray { kind: "link", name },
-                None => Object::Bridge(name),
-            });
-        }
-        match self.networks.guarded().map_err(|e| failed(&e))? {
-            Some(ports) => objects.extend(ports.into_iter().map(Object::Guarded)),
-            None => inventory.notes.push((
-                "this kernel has no nf_tables".into(),
-                "guests are not guarded against one another and there is no NAT; use a kernel with CONFIG_NF_TABLES"
-                    .into(),
-            )),
-        }
-        if let Some(damage) = self.networks.damage().map_err(|e| failed(&e))? {
-            inventory.damage.push(("firewall", "nftables".to_owned(), damage.to_owned()));
-        }
-        let objects = &mut inventory.objects;
-        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-        for (name, pool) in &*pools {
-            for id in pool.volumes().map_err(|e| failed(&e))? {
-                let roots = pool.roots(id).map_err(|e| failed(&e))?;
-                if roots.is_empty() {
-                    objects.push(Object::Stray { kind: "volume", name: id.to_string() });
-                }
-                objects.extend(roots.into_iter().map(|root| Object::Root(id, root)));
+impl RealHost {
+    async fn put_right(&self, cure: &Cure) -> Result<(), StepError> {
+        match cure {
+            Cure::Remove(path) => remove(path).map_err(|e| words::because("remove", &e)),
+            Cure::End(pid, start) => {
+                self.boots.end_process(*pid, *start);
+                Ok(())
             }
-            objects.extend(pool.layers().map_err(|e| failed(&e))?.into_iter().map(|l| Object::Layer(l, name.clone())));
-            let mut left = pool.leftovers().map_err(|e| failed(&e))?;
-            // Looked at first: what is still there when nobody is emptying it was forgotten.
-            let trash = pool.trash().map_err(|e| failed(&e))?;
-            if !self.is_emptying(pool) {
-                left.extend(trash.into_iter().filter(|name| pool.directory().join(name).exists()));
+            Cure::Replace(boot, pid, start) => self.boots.hand_over(*boot, *pid, *start).await,
+            Cure::Regroup(boot) => {
+                let pid = self.boots.running(*boot)?.state().pid;
+                self.boots.groups.regroup(*boot, pid).map_err(|e| words::because("regroup", &e))
             }
-            objects.extend(
-                left.into_iter().map(|n| Object::Stray { kind: "file in the pool", name: format!("{name}/{n}") }),
-            );
+            // The engine's.
+            Cure::Loop | Cure::People(_) | Cure::Remake(_) | Cure::Claims(_) => Ok(()),
         }
-        objects.extend(self.images.list().into_iter().map(|image| Object::Image(image.fingerprint)));
-        objects.extend(self.images.leftovers().into_iter().map(|name| Object::Stray { kind: "image file", name }));
-        self.notes(&mut inventory.notes);
-        Ok(inventory)
     }
 
-    /// Limits of the host that many guests run into.
-    fn notes(&self, notes: &mut Vec<(String, String)>) {
-        let number = |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
-        for (key, least) in [
-            ("kernel/keys/maxkeys", 2000),
-            ("fs/inotify/max_user_instances", 128),
-            ("net/ipv4/neigh/default/gc_thresh3", 8192),
-            ("kernel/pid_max", 131_072),
-        ] {
-            if let Some(value) = number(&format!("/proc/sys/{key}")).filter(|value| *value < least) {
-                let name = key.replace('/', ".");
-                notes.push((
-                    format!("{name} is {value}"),
-                    format!("for many guests raise it: sysctl -w {name}={least}"),
-                ));
+    /// Removes what no step of an instance is about; the rest went with the steps.
+    fn throw_away(&self, object: &Object) -> Result<(), StepError> {
+        let failed = |e: &(dyn std::error::Error + 'static)| words::because("discard", e);
+        match object {
+            Object::Bridge(name) | Object::Stray { kind: "link", name } => {
+                self.networks.remove_link(name).map_err(|e| failed(&e))
             }
+            Object::Guarded(_) => self.networks.guard_again().map_err(|e| failed(&e)),
+            Object::Stray { kind: "control group", name } => {
+                self.boots.groups.remove_stranger(name).map_err(|e| failed(&e))
+            }
+            // Nobody answered there, else the loop would have ended it.
+            Object::Keeper(boot) if !self.boots.has_keeper(*boot) => {
+                remove(&self.runtime_dir.join("keep").join(boot.to_string())).map_err(|e| failed(&e))
+            }
+            Object::Stray { kind: "keeper directory", name } => {
+                remove(&self.runtime_dir.join("keep").join(name)).map_err(|e| failed(&e))
+            }
+            Object::Logs(id) => {
+                self.boots.remove_logs(*id);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        if !self.facts.may_raise_limits {
-            notes.push((
-                "the daemon lacks CAP_SYS_RESOURCE".into(),
-                "guests get no more open files than the daemon's own hard limit".into(),
-            ));
-        }
+    }
+}
+
+/// Removes a file or a tree; done when it is gone.
+fn remove(path: &Path) -> std::io::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
 impl Access for RealHost {
     fn upload(&self, name: &str) -> Result<PathBuf, StepError> {
-        let directory = self.images.uploads().join(name);
-        std::fs::create_dir(&directory).map_err(|e| words::because("upload", &e))?;
-        Ok(directory)
+        self.images.begin_upload(name).map_err(|e| words::because("upload", &e))
     }
 
     fn drop_upload(&self, name: &str) {
-        let _ = std::fs::remove_dir_all(self.images.uploads().join(name));
+        self.images.end_upload(name);
     }
 
     fn image_files(&self, facts: &ImageFacts) -> Vec<PathBuf> {
@@ -193,7 +164,24 @@ impl Access for RealHost {
     }
 
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, StepError>> {
-        Box::pin(async move { self.collect() })
+        // Reads /proc, /sys and directories; whoever else had this thread goes on elsewhere.
+        Box::pin(async move { tokio::task::block_in_place(|| self.collect()) })
+    }
+
+    fn search<'a>(&'a self, boots: &'a BTreeSet<Boot>) -> BoxFuture<'a, Result<(), StepError>> {
+        Box::pin(async move {
+            self.claim.renew().map_err(|e| words::because("search", &e))?;
+            self.boots.spawn.ready().await?;
+            self.boots.search(boots).await
+        })
+    }
+
+    fn cure<'a>(&'a self, cure: &'a Cure) -> BoxFuture<'a, Result<(), StepError>> {
+        Box::pin(self.put_right(cure))
+    }
+
+    fn discard<'a>(&'a self, object: &'a Object) -> BoxFuture<'a, Result<(), StepError>> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.throw_away(object)) })
     }
 
     fn state_dir(&self) -> &Path {

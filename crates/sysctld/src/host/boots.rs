@@ -24,6 +24,9 @@ use super::words;
 /// How long a keeper may take for what is quick: a hundred times what it takes.
 const QUICK: Duration = Duration::from_secs(10);
 
+/// How long a killed guest may take to die, each of the times that it is killed: a thousand times what it takes.
+const DEATH: Duration = Duration::from_secs(3);
+
 /// Causes of ends that spawn told and nobody asked for yet.
 const MAX_CAUSES: usize = 4096;
 
@@ -34,6 +37,19 @@ struct Entry {
     /// Its guest is gone and no keeper saw that.
     ended: Option<End>,
     nics: BTreeMap<DeviceName, AttachedNic>,
+}
+
+/// A boot as it is known now.
+#[derive(Debug, Clone)]
+pub(super) struct BootNow {
+    pub(super) boot: Boot,
+    pub(super) has_keeper: bool,
+    pub(super) phase: u8,
+    pub(super) pid: u32,
+    /// Its keeper took the guest over from another one.
+    pub(super) adopted: bool,
+    /// Processes and the console that somebody follows.
+    pub(super) sessions: usize,
 }
 
 /// All boots.
@@ -78,6 +94,10 @@ impl Boots {
             events,
         });
         tokio::spawn(boots.clone().note_causes());
+        tokio::spawn(boots.spawn.clone().keep_alive());
+        let runs = boots.clone();
+        let is_running = move |boot| runs.running(boot).is_ok();
+        tokio::spawn(boots.networks.clone().follow(boots.events.clone(), is_running));
         boots
     }
 
@@ -238,6 +258,11 @@ impl Boots {
         self.entries().get(&boot).and_then(|entry| entry.keeper.clone())
     }
 
+    /// Whether somebody keeps a boot.
+    pub(super) fn has_keeper(&self, boot: Boot) -> bool {
+        self.keeper(boot).is_some()
+    }
+
     /// The keeper of a boot whose guest runs.
     pub(crate) fn running(&self, boot: Boot) -> Result<Arc<Keeper>, StepError> {
         self.keeper(boot)
@@ -262,13 +287,19 @@ impl Boots {
     }
 
     async fn observe_boot(&self, boot: Boot) -> Result<Option<BootSeen>, StepError> {
-        let (state, ended, nics) = {
+        let (state, ended, attached) = {
             let entries = self.entries();
             let Some(entry) = entries.get(&boot) else { return Ok(None) };
-            let nics: BTreeMap<DeviceName, NicSeen> =
-                entry.nics.iter().map(|(device, nic)| (device.clone(), nic.seen())).collect();
-            (entry.keeper.as_ref().map(|keeper| keeper.state()), entry.ended, nics)
+            (entry.keeper.as_ref().map(|keeper| keeper.state()), entry.ended, entry.nics.clone())
         };
+        // The links of a guest that ended went with it, and are forgotten by a step.
+        let is_running = state.as_ref().is_some_and(|state| state.phase == phase::RUNNING);
+        let seen = |nic: &AttachedNic| {
+            let seen = nic.seen();
+            NicSeen { complete: seen.complete && (!is_running || self.networks.is_whole(nic)), ..seen }
+        };
+        let nics: BTreeMap<DeviceName, NicSeen> =
+            attached.iter().map(|(device, nic)| (device.clone(), seen(nic))).collect();
         let guest = match &state {
             Some(State { phase: phase::ENDED, end, pid, .. }) if *end == runtime::protocol::end::UNKNOWN => {
                 GuestSeen::Ended(self.cause(*pid).await)
@@ -289,6 +320,82 @@ impl Boots {
         let Some(settings) = self.groups.settings(boot).map_err(failed)? else { return Ok(None) };
         let (frozen, complete) = (self.groups.is_frozen(boot).map_err(failed)?, self.groups.is_complete(boot));
         Ok(Some(GroupSeen { frozen, settings, complete }))
+    }
+
+    /// All boots as they are known now.
+    pub(super) fn now(&self) -> Vec<BootNow> {
+        let entries = self.entries();
+        let now = entries.iter().map(|(boot, entry)| {
+            let state = entry.keeper.as_ref().map(|keeper| keeper.state()).filter(|state| !state.lost);
+            BootNow {
+                boot: *boot,
+                has_keeper: state.is_some(),
+                phase: state.as_ref().map_or(phase::EMPTY, |state| state.phase),
+                pid: state.as_ref().map_or(0, |state| state.pid),
+                adopted: state.is_some_and(|state| state.adopted),
+                sessions: entry.keeper.as_ref().map_or(0, |keeper| keeper.session_count()),
+            }
+        });
+        now.collect()
+    }
+
+    /// The links of guests that run, as they were attached.
+    pub(super) fn attached(&self) -> Vec<(Boot, DeviceName, AttachedNic)> {
+        let entries = self.entries();
+        let is_running =
+            |entry: &Entry| entry.keeper.as_ref().is_some_and(|keeper| keeper.state().phase == phase::RUNNING);
+        let running = entries.iter().filter(|(_, entry)| is_running(entry));
+        running.flat_map(|(boot, entry)| entry.nics.iter().map(|(d, nic)| (*boot, d.clone(), nic.clone()))).collect()
+    }
+
+    /// Takes up boots that were found on the host.
+    pub(super) async fn search(self: &Arc<Self>, boots: &BTreeSet<Boot>) -> Result<(), StepError> {
+        let links = self.networks.attached().map_err(|e| words::because("search", &e))?;
+        for boot in boots {
+            let is_new = {
+                let mut entries = self.entries();
+                let is_new = !entries.contains_key(boot);
+                entries.entry(*boot).or_default().nics.extend(links.get(boot).cloned().unwrap_or_default());
+                is_new
+            };
+            if is_new {
+                self.find_keeper(*boot).await;
+            }
+        }
+        // Links that a known boot has beside those that it was given.
+        for (boot, found) in links {
+            if let Some(entry) = self.entries().get_mut(&boot) {
+                for (device, nic) in found {
+                    entry.nics.entry(device).or_insert(nic);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a process of ours that serves nobody, if it still is the one that was meant.
+    pub(super) fn end_process(&self, pid: u32, start: u64) {
+        if launch::is_same_process(pid, start)
+            && let Some(process) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Gives a guest whose keeper lost its directory another keeper: what that one must know is written down first.
+    pub(super) async fn hand_over(self: &Arc<Self>, boot: Boot, keeper: u32, start: u64) -> Result<(), StepError> {
+        let state = self.running(boot)?.state();
+        let guest_start = launch::start_time(state.pid).unwrap_or(0);
+        let directory = self.directory(boot);
+        let status = format!("1 {} {} {guest_start}\n", phase::RUNNING, state.pid);
+        std::fs::create_dir_all(&directory)
+            .and_then(|()| std::fs::write(directory.join("status"), status))
+            .map_err(|e| words::because("hand_over", &e))?;
+        self.end_process(keeper, start);
+        if let Some(keeper) = self.keeper(boot) {
+            let _ = tokio::time::timeout(QUICK, keeper.wait(|state| state.lost)).await;
+        }
+        Ok(())
     }
 
     /// Instances of which there is any boot.
@@ -408,7 +515,7 @@ impl Boots {
     pub(crate) async fn kill(&self, boot: Boot) -> Result<(), StepError> {
         self.groups.kill(boot).map_err(|e| words::because("kill", &e))?;
         let Some(keeper) = self.keeper(boot) else { return Ok(()) };
-        match tokio::time::timeout(QUICK, keeper.wait(has_ended)).await {
+        match tokio::time::timeout(DEATH, keeper.wait(has_ended)).await {
             Ok(_) => Ok(()),
             Err(_) => Err(StepError {
                 step: "kill".into(),

@@ -8,12 +8,12 @@
 //! <state>/uploads/<name>/…                            what clients are sending
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::{ImageFacts, Progress, StepError};
 use images::recipe::{Architecture, Recipe};
@@ -38,6 +38,8 @@ pub(crate) struct Images {
     /// Host id of root in the image child.
     base: u32,
     recipes: BTreeMap<Fingerprint, (PathBuf, Recipe)>,
+    /// Uploads that somebody sends or unpacks.
+    sending: Mutex<BTreeSet<String>>,
 }
 
 impl Images {
@@ -47,8 +49,8 @@ impl Images {
         base: u32,
         recipes: BTreeMap<Fingerprint, (PathBuf, Recipe)>,
     ) -> Result<Images, StepError> {
-        let images =
-            Images { directory: state_dir.join("images"), uploads: state_dir.join("uploads"), spawn, base, recipes };
+        let (directory, uploads) = (state_dir.join("images"), state_dir.join("uploads"));
+        let images = Images { directory, uploads, spawn, base, recipes, sending: Mutex::default() };
         for directory in [&images.directory, &images.uploads] {
             fs::create_dir_all(directory).map_err(|e| words::because("images", &e))?;
         }
@@ -71,9 +73,22 @@ impl Images {
         self.directory.join(fingerprint.to_string())
     }
 
-    /// Where clients' bytes go.
-    pub(crate) fn uploads(&self) -> &Path {
-        &self.uploads
+    fn sending(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory for what a client sends.
+    pub(crate) fn begin_upload(&self, name: &str) -> io::Result<PathBuf> {
+        let directory = self.uploads.join(name);
+        self.sending().insert(name.to_owned());
+        fs::create_dir(&directory)?;
+        Ok(directory)
+    }
+
+    /// Removes what is left of it.
+    pub(crate) fn end_upload(&self, name: &str) {
+        let _ = fs::remove_dir_all(self.uploads.join(name));
+        self.sending().remove(name);
     }
 
     /// The files of an image: one, or metadata and root file system.
@@ -92,19 +107,18 @@ impl Images {
             .collect()
     }
 
-    /// Names that are no image.
-    pub(crate) fn leftovers(&self) -> Vec<String> {
-        let names = |directory: &Path| -> Vec<String> {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    /// What is no image, and no upload that somebody sends.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let entries = |directory: &Path| -> Vec<PathBuf> {
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
-        let images = names(&self.directory).into_iter().filter(|name| {
-            name.parse::<Fingerprint>().is_err() || !self.directory.join(name).join("facts.json").exists()
-        });
-        images
-            .map(|name| format!("images/{name}"))
-            .chain(names(&self.uploads).into_iter().map(|n| format!("uploads/{n}")))
-            .collect()
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut left = entries(&self.directory);
+        left.retain(|path| name(path).parse::<Fingerprint>().is_err() || !path.join("facts.json").exists());
+        let uploads = entries(&self.uploads);
+        let sending = self.sending();
+        left.extend(uploads.into_iter().filter(|path| !sending.contains(&name(path))));
+        left
     }
 
     /// Takes a finished upload: unpacks it in `pool`, which checks it through and through, and keeps its files.
@@ -114,6 +128,12 @@ impl Images {
         pool: &OverlayPool,
         progress: Progress<'_>,
     ) -> Result<ImageFacts, StepError> {
+        let adopted = self.take(upload, pool, progress).await;
+        self.end_upload(upload);
+        adopted
+    }
+
+    async fn take(&self, upload: &str, pool: &OverlayPool, progress: Progress<'_>) -> Result<ImageFacts, StepError> {
         const STEP: &str = "adopt_image";
         let from = self.uploads.join(upload);
         let split = from.join("rootfs").exists();
@@ -121,7 +141,7 @@ impl Images {
         // Under a name of its own until the content says what it is.
         let unknown = Fingerprint(hash_of(upload));
         let begun = pool.begin_layer(unknown).map_err(|e| words::because(STEP, &e));
-        let stage = begun.inspect_err(|_| drop((pool.remove_partial(unknown), fs::remove_dir_all(&from))))?;
+        let stage = begun.inspect_err(|_| drop(pool.remove_partial(unknown)))?;
         let text = |path: PathBuf| path.display().to_string();
         let mut argv = self.arguments("unpack", &stage);
         if split {
@@ -141,7 +161,6 @@ impl Images {
         });
         if result.is_err() {
             let _ = pool.remove_partial(unknown);
-            let _ = fs::remove_dir_all(&from);
         }
         result
     }

@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) end: u8,
     pub(crate) code: i32,
     pub(crate) failure: Option<Failure>,
+    /// The keeper took the guest over from another one.
+    pub(crate) adopted: bool,
     /// The keeper is gone.
     pub(crate) lost: bool,
 }
@@ -156,6 +158,11 @@ impl Keeper {
         self.sessions().insert(session.number(), session);
     }
 
+    /// How many sessions somebody follows, the console among them.
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions().len()
+    }
+
     pub(crate) fn forget_session(&self, number: u32) {
         self.sessions().remove(&number);
     }
@@ -234,6 +241,7 @@ impl Keeper {
             state.pid = status.pid;
             state.end = status.end;
             state.code = status.code;
+            state.adopted = status.adopted;
             state.failure.clone_from(&status.failure);
         });
         for session in &status.sessions {

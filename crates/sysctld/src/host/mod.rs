@@ -6,9 +6,11 @@ mod channel;
 mod console;
 mod facts;
 mod images;
+mod inventory;
 mod keeper;
 mod launch;
 mod network;
+mod processes;
 mod session;
 mod spawn;
 mod usage;
@@ -24,13 +26,14 @@ use engine::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, InheritedSession, NameEntry, Progress, RecipeFacts, Session,
     StepError, Survey, Usage,
 };
-use model::{Boot, HostFacts, IdMap, InstanceId, Observed, OverlayWay, PoolName, PoolSpec, Step};
+use model::{Boot, HostFacts, InstanceId, Observed, OverlayWay, PoolName, PoolSpec, Step};
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
 use runtime::wire::Blob;
 use storage::OverlayPool;
 use tokio::sync::mpsc;
 
+use crate::claims::Claimed;
 use crate::crash;
 use boots::Boots;
 use images::Images;
@@ -56,8 +59,8 @@ pub(crate) struct HostConfig {
     pub(crate) images_dir: Option<PathBuf>,
     /// Tells this daemon's objects from those of another on the same host.
     pub(crate) mark: String,
-    /// Ids of the image child.
-    pub(crate) image_ids: IdMap,
+    /// What it took of the host.
+    pub(crate) claim: Claimed,
 }
 
 /// The real host.
@@ -70,6 +73,9 @@ pub(crate) struct RealHost {
     recipes: Vec<RecipeFacts>,
     pools: RwLock<BTreeMap<PoolName, Arc<OverlayPool>>>,
     runtime_dir: PathBuf,
+    claim: Claimed,
+    /// A step that panics, for tests of what happens then; empty for none.
+    panic_step: String,
     /// One trash at a time is emptied for each pool.
     emptying: Arc<Mutex<HashMap<PathBuf, bool>>>,
     receiver: Mutex<Option<mpsc::Receiver<HostEvent>>>,
@@ -93,7 +99,7 @@ impl RealHost {
         let recipe_files = images::load_recipes(config.images_dir.as_deref(), &config.state_dir.join("recipes"))?;
         let recipes =
             recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
-        let images = Images::new(&config.state_dir, spawn.clone(), config.image_ids.base, recipe_files)?;
+        let images = Images::new(&config.state_dir, spawn.clone(), config.claim.image_ids().base, recipe_files)?;
         let (events, receiver) = mpsc::channel(EVENTS);
         let directories = (config.runtime_dir.as_path(), config.state_dir.as_path());
         let boots = Boots::new(groups, spawn, networks.clone(), facts.clone(), directories, events);
@@ -107,6 +113,8 @@ impl RealHost {
             recipes,
             pools: RwLock::default(),
             runtime_dir: config.runtime_dir,
+            claim: config.claim,
+            panic_step: std::env::var("SYSCTL_PANIC_STEP").unwrap_or_default(),
             emptying: Arc::default(),
             receiver: Mutex::new(Some(receiver)),
         })
@@ -199,6 +207,7 @@ impl RealHost {
 
     async fn act(&self, step: &Step, progress: Progress<'_>) -> Result<Effect, StepError> {
         let boots = &self.boots;
+        assert_ne!(self.panic_step, step.name(), "a panic on purpose");
         match step {
             Step::EnsureImage { .. } => return Err(engine::step_error("ensure_image", "the engine does this itself")),
             Step::CreateRoot { id, root, pool, source } => {

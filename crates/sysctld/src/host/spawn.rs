@@ -1,11 +1,11 @@
 //! The spawn process: asked for keepers and helpers, and started when it is missing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use engine::StepError;
 use kernel::Errno;
 use runtime::protocol::{Child, HelpSpec, KeepSpec, Nothing, SpawnEvent, SpawnRequest};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::channel::Channel;
-use super::words;
+use super::{launch, words};
 
 /// Ends of children that a listener may be behind.
 const ENDS: usize = 1024;
@@ -34,6 +34,11 @@ pub(crate) struct Spawn {
     socket: PathBuf,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     ends: broadcast::Sender<Child>,
+    helpers: Arc<Mutex<BTreeSet<u32>>>,
+    /// Told when the process died.
+    lost: Arc<Notify>,
+    /// The process was told to end.
+    is_over: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -41,6 +46,7 @@ struct Link {
     channel: Channel,
     sequence: AtomicU32,
     waiting: Mutex<HashMap<u32, oneshot::Sender<SpawnEvent>>>,
+    lost: AtomicBool,
 }
 
 impl Spawn {
@@ -53,7 +59,15 @@ impl Spawn {
             socket: runtime_dir.join("spawn.socket"),
             link: tokio::sync::Mutex::new(None),
             ends,
+            helpers: Arc::default(),
+            lost: Arc::default(),
+            is_over: AtomicBool::new(false),
         }
+    }
+
+    /// Helpers that were started and have not ended.
+    pub(crate) fn helpers(&self) -> BTreeSet<u32> {
+        self.helpers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends of children from now on: helpers, and inits whose keeper died.
@@ -64,6 +78,26 @@ impl Spawn {
     /// Connects, starting the process when nobody answers.
     pub(crate) async fn ready(&self) -> Result<(), StepError> {
         self.link().await.map(drop)
+    }
+
+    /// Starts the process again whenever it dies, so that nobody has to wait for it when it is needed.
+    pub(crate) async fn keep_alive(self: Arc<Self>) {
+        loop {
+            self.lost.notified().await;
+            if self.is_over.load(Ordering::Acquire) {
+                return;
+            }
+            let mut slot = self.link.lock().await;
+            // Somebody else may have noticed first.
+            if slot.as_ref().is_some_and(|link| link.is_lost()) {
+                *slot = None;
+            }
+            drop(slot);
+            if let Err(error) = self.ready().await {
+                tracing::error!(%error, "the spawn process died and cannot be started again now");
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     async fn link(&self) -> Result<Arc<Link>, StepError> {
@@ -88,8 +122,9 @@ impl Spawn {
             channel: Channel::new(socket).map_err(|errno| failed("watch", errno))?,
             sequence: AtomicU32::new(1),
             waiting: Mutex::default(),
+            lost: AtomicBool::new(false),
         });
-        tokio::spawn(read(link.clone(), self.ends.clone()));
+        tokio::spawn(read(link.clone(), self.ends.clone(), self.helpers.clone(), self.lost.clone()));
         *slot = Some(link.clone());
         Ok(link)
     }
@@ -145,11 +180,17 @@ impl Spawn {
 
     /// Starts a helper with the given descriptors from number 3 on; its pid.
     pub(crate) async fn help(&self, argv: Vec<String>, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
-        self.started(SpawnRequest::Help(HelpSpec { argv }), fds).await
+        let pid = self.started(SpawnRequest::Help(HelpSpec { argv }), fds).await?;
+        // One that has ended meanwhile was told already.
+        if launch::start_time(pid).is_some() {
+            self.helpers.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        }
+        Ok(pid)
     }
 
     /// Ends the process; for when nothing of the daemon is left on this host.
     pub(crate) async fn end(&self) -> Result<(), StepError> {
+        self.is_over.store(true, Ordering::Release);
         self.started(SpawnRequest::End(Nothing {}), &[]).await.map(drop)
     }
 
@@ -163,6 +204,11 @@ impl Spawn {
 }
 
 impl Link {
+    /// The process is gone.
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u32, oneshot::Sender<SpawnEvent>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,10 +226,13 @@ impl Link {
 }
 
 /// Takes what the process says until it is gone.
-async fn read(link: Arc<Link>, ends: broadcast::Sender<Child>) {
+async fn read(link: Arc<Link>, ends: broadcast::Sender<Child>, helpers: Arc<Mutex<BTreeSet<u32>>>, lost: Arc<Notify>) {
     while let Ok(received) = link.channel.receive::<SpawnEvent>().await {
         match received.message {
-            Some(SpawnEvent::ChildEnded(child)) => drop(ends.send(child)),
+            Some(SpawnEvent::ChildEnded(child)) => {
+                helpers.lock().unwrap_or_else(PoisonError::into_inner).remove(&child.pid);
+                let _ = ends.send(child);
+            }
             Some(event) => {
                 if let Some(waiting) = link.waiting().remove(&received.sequence) {
                     let _ = waiting.send(event);
@@ -193,7 +242,11 @@ async fn read(link: Arc<Link>, ends: broadcast::Sender<Child>) {
         }
     }
     // Whoever waits learns that nobody will answer.
+    link.lost.store(true, Ordering::Release);
     link.waiting().clear();
+    // Helpers of a process that died are told of by nobody any more.
+    helpers.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| launch::start_time(*pid).is_some());
+    lost.notify_one();
 }
 
 /// Connects to a Unix `SOCK_SEQPACKET` socket.

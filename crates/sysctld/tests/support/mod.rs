@@ -293,7 +293,7 @@ impl Daemon {
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
         traces.extend(mounts.lines().filter(|l| l.contains(&directory)).map(|l| format!("mount {l}")));
-        for root in group_roots(&mounts) {
+        for root in group_roots() {
             let group = root.join(format!("sysctl-{mark}"));
             traces.extend(group.exists().then(|| format!("group {}", group.display())));
         }
@@ -356,8 +356,9 @@ pub fn mark(state_dir: &Path) -> String {
     digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where hierarchies of control groups are mounted.
-fn group_roots(mountinfo: &str) -> Vec<PathBuf> {
+/// Where hierarchies of control groups are mounted in which a daemon makes groups.
+pub fn group_roots() -> Vec<PathBuf> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let is_group = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
     let lines = mountinfo.lines().filter(is_group);
     lines.filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect()

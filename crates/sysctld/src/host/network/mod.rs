@@ -1,5 +1,8 @@
 //! Managed networks on this host: bridges, the firewall, the gateways that answer, and the links of guests.
 
+mod damage;
+mod heal;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -27,8 +30,8 @@ const LEASE_S: u32 = 3600;
 /// A link of a guest that is attached.
 #[derive(Debug, Clone)]
 pub(crate) struct AttachedNic {
-    host_name: LinkName,
-    alias: Alias,
+    pub(super) host_name: LinkName,
+    pub(super) alias: Alias,
     rules: NicRules,
     /// What it may send is known to the firewall.
     complete: bool,
@@ -40,7 +43,7 @@ impl AttachedNic {
     }
 }
 
-struct Running {
+pub(super) struct Running {
     spec: NetworkSpec,
     index: u32,
     rules: NetworkRules,
@@ -49,12 +52,14 @@ struct Running {
     gateway: Option<Gateway>,
 }
 
-struct State {
+pub(super) struct State {
     route: Socket,
     /// `None` where the kernel has no nf_tables.
     firewall: Option<Socket>,
     running: HashMap<NetworkName, Running>,
     nics: Vec<NicRules>,
+    /// Links of guests by name: those that were attached, or found.
+    attached: BTreeMap<String, (Boot, AttachedNic)>,
     /// Links that are being removed.
     leaving: BTreeSet<String>,
 }
@@ -91,8 +96,14 @@ impl Networks {
                 }
             }
         }
-        let state =
-            State { route: Socket::route()?, firewall, running: HashMap::new(), nics, leaving: BTreeSet::new() };
+        let state = State {
+            route: Socket::route()?,
+            firewall,
+            running: HashMap::new(),
+            nics,
+            attached: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+        };
         let changes = state_dir.join("host-settings");
         Ok(Networks { table, mark: format!("sysctl:{mark}:"), changes, state: Mutex::new(state) })
     }
@@ -106,15 +117,6 @@ impl Networks {
         let name: LinkName = spec.name.as_str().parse()?;
         let mut state = self.state();
         let state = &mut *state;
-        if state.running.get(&spec.name).is_some_and(|running| running.spec == *spec && running.is_whole()) {
-            return match self.damage_of(state)? {
-                Some(damage) => {
-                    tracing::warn!(damage, "putting our part of the firewall back");
-                    self.guard_all(state)
-                }
-                None => Ok(()),
-            };
-        }
         let bridge = BridgeSpec {
             name: name.clone(),
             alias: format!("{}{}", self.mark, spec.name).parse()?,
@@ -124,7 +126,17 @@ impl Networks {
         };
         let index = link::ensure_bridge(&mut state.route, &bridge)?;
         if spec.nat {
-            self.note_changes(tunable::ensure_forwarding(spec.ipv4.is_some(), spec.ipv6.is_some())?);
+            self.forward(spec.ipv4.is_some(), spec.ipv6.is_some())?;
+        }
+        let is_same = |running: &Running| running.spec == *spec && running.index == index && running.is_whole();
+        if state.running.get(&spec.name).is_some_and(is_same) {
+            return match self.damage_of(state)? {
+                Some(damage) => {
+                    tracing::warn!(damage, "putting our part of the firewall back");
+                    self.guard_all(state)
+                }
+                None => Ok(()),
+            };
         }
         let rules = NetworkRules {
             bridge: name.clone(),
@@ -149,14 +161,9 @@ impl Networks {
 
     /// Puts all networks and links into the firewall at once.
     fn guard_all(&self, state: &mut State) -> Result<()> {
+        let networks = state.rules();
         let Some(socket) = &mut state.firewall else { return Ok(()) };
-        let networks: Vec<NetworkRules> = state.running.values().map(|running| running.rules.clone()).collect();
         nft::replace(socket, &self.table, &networks, &state.nics)
-    }
-
-    /// What somebody else did to our part of the firewall.
-    pub(crate) fn damage(&self) -> Result<Option<&'static str>> {
-        self.damage_of(&mut self.state())
     }
 
     fn damage_of(&self, state: &mut State) -> Result<Option<&'static str>> {
@@ -168,18 +175,7 @@ impl Networks {
             Err(Error::NoTable { .. }) => return Ok(Some("its tables are gone")),
             other => other?,
         };
-        let ports = |nics: &[NicRules]| nics.iter().map(|nic| nic.port.clone()).collect::<BTreeSet<_>>();
-        let bridges: BTreeSet<&LinkName> = found.networks.iter().map(|network| &network.bridge).collect();
-        let wanted: BTreeSet<&LinkName> = state.running.values().map(|running| &running.rules.bridge).collect();
-        Ok(if !found.intact {
-            Some("its rules are not ours")
-        } else if bridges != wanted {
-            Some("its networks are not ours")
-        } else if ports(&found.nics) != ports(&state.nics) || found.faults > 0 {
-            Some("its links are not ours")
-        } else {
-            None
-        })
+        Ok(damage::of_firewall(&found, &state.rules(), &state.nics))
     }
 
     /// Changes one link in the firewall; puts everything there again where somebody emptied it.
@@ -236,7 +232,9 @@ impl Networks {
         };
         link::attach_veth(&mut state.route, &veth)?;
         link::configure_guest(&mut guest.socket, nic)?;
-        Ok(AttachedNic { host_name, alias, rules, complete: true })
+        let attached = AttachedNic { host_name, alias, rules, complete: true };
+        state.attached.insert(attached.host_name.to_string(), (boot, attached.clone()));
+        Ok(attached)
     }
 
     /// Takes a link away. Of a guest that is gone the kernel takes it itself, and we only see to it.
@@ -245,6 +243,7 @@ impl Networks {
             let mut state = self.state();
             let state = &mut *state;
             state.nics.retain(|known| known.port != nic.host_name);
+            state.attached.remove(nic.host_name.as_str());
             state.leaving.insert(nic.host_name.to_string());
             self.guard(state, |socket| nft::forget_nic(socket, &self.table, &nic.rules))?;
         }
@@ -292,6 +291,7 @@ impl Networks {
             };
             let rules = guarded.unwrap_or_else(unknown);
             let nic = AttachedNic { host_name: host_name.clone(), alias: alias.parse()?, rules, complete };
+            state.attached.insert(nic.host_name.to_string(), (boot, nic.clone()));
             found.entry(boot).or_default().insert(device, nic);
         }
         Ok(found)
@@ -317,28 +317,29 @@ impl Networks {
         }
     }
 
-    /// Links of this host that carry our mark, but for those that are on their way out.
-    pub(crate) fn our_links(&self) -> Result<Vec<(String, String)>> {
+    /// Whether a link of a running guest is there and as it was made.
+    pub(crate) fn is_whole(&self, nic: &AttachedNic) -> bool {
         let mut state = self.state();
-        let links = link::list(&mut state.route)?;
-        Ok(links
-            .into_iter()
-            .filter(|link| !state.leaving.contains(&link.name))
-            .filter_map(|link| {
-                let rest = link.alias.as_deref()?.strip_prefix(&self.mark)?.to_owned();
-                Some((link.name, rest))
-            })
-            .collect())
+        let bridges: Vec<u32> = state.running.values().map(|running| running.index).collect();
+        match link::find(&mut state.route, &nic.host_name) {
+            Ok(link) => link.is_some_and(|link| damage::of_link(&link, &bridges).is_none()),
+            // What cannot be looked at is not known to be wrong.
+            Err(_) => true,
+        }
     }
 
-    /// Ports that the firewall knows; `None` where there is none.
-    pub(crate) fn guarded(&self) -> Result<Option<BTreeSet<String>>> {
+    /// Puts our part of the firewall where somebody changed it.
+    pub(crate) fn guard_again(&self) -> Result<()> {
+        self.guard_all(&mut self.state())
+    }
+
+    /// Removes a link that carries our mark.
+    pub(crate) fn remove_link(&self, name: &str) -> Result<()> {
+        let name: LinkName = name.parse()?;
         let mut state = self.state();
-        let Some(socket) = &mut state.firewall else { return Ok(None) };
-        match nft::contents(socket, &self.table) {
-            Ok(contents) => Ok(Some(contents.nics.iter().map(|nic| nic.port.to_string()).collect())),
-            Err(Error::NoTable { .. }) => Ok(Some(BTreeSet::new())),
-            Err(error) => Err(error),
+        match link::find(&mut state.route, &name)?.and_then(|link| link.alias) {
+            Some(alias) if alias.starts_with(&self.mark) => link::remove(&mut state.route, &name, &alias.parse()?),
+            _ => Ok(()),
         }
     }
 
@@ -357,6 +358,12 @@ impl Networks {
         failures.pop().map_or(Ok(()), Err)
     }
 
+    /// Lets the host forward packets.
+    fn forward(&self, ipv4: bool, ipv6: bool) -> Result<()> {
+        self.note_changes(tunable::ensure_forwarding(ipv4, ipv6)?);
+        Ok(())
+    }
+
     /// Settings of the host that we changed are told, so that whoever wonders finds them, and kept until we leave.
     fn note_changes(&self, new: Vec<tunable::Changed>) {
         for change in &new {
@@ -365,6 +372,12 @@ impl Networks {
         if let Err(error) = tunable::add_notes(&self.changes, &new) {
             tracing::warn!(path = %self.changes.display(), %error, "what was changed on the host could not be noted");
         }
+    }
+}
+
+impl State {
+    fn rules(&self) -> Vec<NetworkRules> {
+        self.running.values().map(|running| running.rules.clone()).collect()
     }
 }
 
