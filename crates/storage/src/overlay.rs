@@ -185,7 +185,7 @@ impl OverlayPool {
         Ok(VolumeSeen { roots: of("upper."), works: of("work."), layer })
     }
 
-    /// Makes a root file system: two directories. Done twice it changes nothing.
+    /// Makes a root file system: two directories. Done twice it changes nothing; what fails half way is thrown away.
     pub fn create_root(&self, id: InstanceId, root: RootGen, source: RootSource) -> Result<()> {
         self.make_root(id, root, source).inspect_err(|_| {
             // On a full disk some of it may be made, which nobody would look for: the root is not there without its last part.
@@ -214,9 +214,13 @@ impl OverlayPool {
     pub fn discard_root(&self, id: InstanceId, root: RootGen) -> Result<()> {
         let (volume, trash) = (self.volume(id), self.directory.join("trash"));
         let files = volume.join("fs");
-        trash::throw(&trash, &files.join(format!("upper.{root}")))?;
+        // The last one goes with its volume, in one act.
+        if self.roots(id)?.iter().all(|other| *other == root) {
+            return trash::throw(&trash, &volume);
+        }
+        // Last what says that the root exists, so that a failure before is seen and tried again.
         trash::throw(&trash, &files.join(format!("work.{root}")))?;
-        if self.roots(id)?.is_empty() { trash::throw(&trash, &volume) } else { Ok(()) }
+        trash::throw(&trash, &files.join(format!("upper.{root}")))
     }
 
     /// What is to be mounted for a root file system.

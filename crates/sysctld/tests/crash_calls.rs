@@ -17,7 +17,7 @@ const FEW: usize = 3;
 
 /// Calls that only keepers and launchers make, never the guest's own init.
 const KEEPING: &str = "clone3,fsopen,fsconfig,fsmount,move_mount,mount_setattr,open_tree,pivot_root,setns,unshare,sendmsg,\
-                       openat2,mknodat,renameat,rename,execveat,socketpair,close_range,prctl,setresuid,setresgid";
+                       openat2,mknodat,renameat,rename,socketpair,close_range,prctl,setresuid,setresgid";
 
 fn log_of(crashing: &Crashing) -> PathBuf {
     crashing.daemon.scratch().join("strace")
