@@ -62,7 +62,9 @@ impl Images {
     fn sweep(&self) {
         for (directory, all) in [(&self.directory, false), (&self.uploads, true)] {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                if all || entry.file_name().to_string_lossy().starts_with('.') {
+                // An image exists when its facts do: one without them was being removed.
+                let is_whole = entry.path().join("facts.json").exists();
+                if all || !is_whole || entry.file_name().to_string_lossy().starts_with('.') {
                     let _ = fs::remove_dir_all(entry.path());
                 }
             }

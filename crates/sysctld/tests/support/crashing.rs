@@ -273,6 +273,11 @@ fn told(error: &Error) -> bool {
 }
 
 async fn how(daemon: &Daemon) -> Is {
+    // A daemon that has just started may not have looked at it yet; the doctor waits for that.
+    let found = daemon.client.get_instance(VICTIM).await;
+    if found.is_ok_and(|found| matches!(&*found.value.status, "Starting" | "Stopping")) {
+        daemon.doctor().await;
+    }
     match daemon.client.get_instance(VICTIM).await {
         Ok(found) => match &*found.value.status {
             "Stopped" => Is::Stopped,
