@@ -4,6 +4,7 @@ mod error;
 mod execs;
 mod filter;
 mod listen;
+mod pace;
 mod pumps;
 mod render;
 mod reply;
