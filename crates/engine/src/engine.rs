@@ -9,14 +9,14 @@ use model::{
     BootGen, DeviceName, Fingerprint, IdMap, InstanceId, InstanceName, Power, ProfileName, ProjectName, RootGen,
     RootSource, Step, StopKind, Wish,
 };
-use store::{Op, Store, Txn, TxnError};
+use store::{Op, Store, TxnError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::actor::{Command, Instance, InstanceView};
 use crate::catalog::{Catalog, ImageChoice};
 use crate::error::{Error, Result};
-use crate::events::Events;
+use crate::events::{Events, Numbers};
 use crate::host::Host;
 use crate::images::Images;
 use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
@@ -87,17 +87,6 @@ impl Shared {
 
     fn instances_mut(&self) -> RwLockWriteGuard<'_, Instances> {
         self.instances.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hands changes to the database, together with the events that are to be kept.
-    pub(crate) fn submit(
-        &self,
-        class: store::Class,
-        mut ops: Vec<Op>,
-    ) -> oneshot::Receiver<std::result::Result<u64, TxnError>> {
-        ops.extend(self.events.take_unkept());
-        self.host.passed("before", "commit");
-        self.store.submit_as(class, Txn { compare: Vec::new(), ops })
     }
 
     pub(crate) async fn submit_and_wait(&self, class: store::Class, ops: Vec<Op>) -> Result<()> {
@@ -291,7 +280,8 @@ impl Engine {
         if let Some(reason) = store.read_only() {
             tracing::error!(%reason, "the database is damaged: guests run on, nothing can be changed; {}", crate::doctor::REPAIR);
         }
-        let events = Arc::new(Events::new(store.last_event()?));
+        let numbers = Numbers::of_next_run(&store)?;
+        let events = Arc::new(Events::new(numbers));
         let catalog = Catalog::load(&store, &config)?;
         let shared = Arc::new(Shared {
             operations: Operations::new(events.clone()),
@@ -309,23 +299,35 @@ impl Engine {
         let engine = Engine { shared };
         engine.load_operations()?;
         defaults::make(&engine.shared).await?;
+        // A run has its numbers before anybody hears one.
+        if let Err(error) = engine.shared.submit_and_wait(store::Class::Settled, vec![numbers.put()]).await {
+            tracing::error!(%error, "the numbers of this run's events could not be written down");
+        }
         engine.ensure_objects().await;
         engine.load_instances().await?;
         engine.follow_host();
         engine.follow_disk();
+        crate::kept::follow(&engine.shared);
         Ok(engine)
     }
 
     fn load_operations(&self) -> Result<()> {
+        let mut ended = Vec::new();
         for document in self.shared.store.list(operations::KIND)? {
             let Ok(view) = serde_json::from_str::<OperationView>(&document.body) else { continue };
             if view.status.is_final() {
-                self.shared.operations.remember(view);
+                ended.push(view);
             } else {
                 let operation = self.shared.operations.resume(view);
                 let id = operation.id();
                 self.shared.unfinished.lock().unwrap_or_else(PoisonError::into_inner).insert(id, operation);
             }
+        }
+        // Those that are too old by now go, as they would have if the daemon had run.
+        ended.sort_by_key(|view| view.updated_ms);
+        let dropped: Vec<_> = ended.iter().flat_map(|view| self.shared.operations.retire(view)).collect();
+        if !dropped.is_empty() {
+            drop(self.shared.submit(store::Class::Settled, dropped));
         }
         Ok(())
     }
@@ -601,16 +603,6 @@ impl Engine {
     /// An image by alias, fingerprint or the beginning of one.
     pub fn image(&self, word: &str) -> Result<ImageChoice> {
         self.shared.catalog().image(word)
-    }
-
-    /// Kept events numbered `from` and up.
-    pub async fn past_events(&self, from: u64) -> Vec<crate::events::Event> {
-        // What waits to be kept is kept first, so that the past reaches to now.
-        let _ = self.shared.submit_and_wait(store::Class::Settled, Vec::new()).await;
-        let store = self.shared.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.events(from, u32::MAX));
-        let events = read.await.ok().and_then(std::result::Result::ok).unwrap_or_default();
-        events.iter().filter_map(|event| serde_json::from_str(&event.body).ok()).collect()
     }
 
     /// The isolation of an instance.

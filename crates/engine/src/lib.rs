@@ -16,6 +16,7 @@ mod events;
 mod gate;
 mod host;
 mod images;
+mod kept;
 mod lost;
 mod mailbox;
 mod names;
@@ -45,6 +46,7 @@ pub use host::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, InputPart, InputState, LinkUsage,
     NameEntry, Progress, Session, StepError, Survey, Usage, step_error,
 };
+pub use kept::Past;
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 pub use plan::sentence;

@@ -1,6 +1,6 @@
 //! Operations: what was asked for, how far it is, and how it ended. They outlive the daemon and stay readable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ const KEEP_MS: i64 = 24 * 3600 * 1000;
 
 /// Final operations that are kept at most; 1 KB each.
 const KEEP_COUNT: usize = 2000;
+
+/// Final operations that are in memory only, like those of consoles: they push out none of the others.
+const KEEP_STREAMS: usize = 500;
 
 /// What an operation is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +104,14 @@ struct Shared {
 pub struct Operations {
     events: Arc<Events>,
     known: Mutex<HashMap<Uuid, Known>>,
+    ended: Mutex<Ended>,
+}
+
+/// Final operations, oldest first.
+#[derive(Debug, Default)]
+struct Ended {
+    kept: VecDeque<(i64, Uuid)>,
+    streams: VecDeque<(i64, Uuid)>,
 }
 
 #[derive(Debug)]
@@ -142,7 +153,11 @@ impl NewOperation {
 
 impl Operations {
     pub(crate) fn new(events: Arc<Events>) -> Operations {
-        Operations { events, known: Mutex::new(HashMap::new()) }
+        Operations { events, known: Mutex::default(), ended: Mutex::default() }
+    }
+
+    fn ended(&self) -> std::sync::MutexGuard<'_, Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Known>> {
@@ -176,11 +191,6 @@ impl Operations {
         let operation = Operation { shared };
         operation.tell();
         operation
-    }
-
-    /// Remembers one that is final already.
-    pub(crate) fn remember(&self, view: OperationView) {
-        self.known().insert(view.id, Known::Final(Arc::new(view)));
     }
 
     /// One operation.
@@ -237,34 +247,43 @@ impl Operations {
         }
     }
 
-    /// A final operation is kept as it is; its live parts go. Returns what else must leave the database.
+    /// A final operation is kept as it is; its live parts go, and so do operations that are too many or too old. Returns
+    /// what must leave the database then.
     pub(crate) fn retire(&self, view: &OperationView) -> Vec<Op> {
+        let mut ended = self.ended();
+        ended.kept.push_back((view.updated_ms, view.id));
+        let dropped = too_many(&mut ended.kept, KEEP_COUNT, clock::now_ms());
+        drop(ended);
+        self.replace(view, &dropped);
+        dropped.into_iter().map(|id| Op::Delete { kind: KIND, key: id.to_string() }).collect()
+    }
+
+    /// The same for one that is about streams.
+    fn retire_streams(&self, view: &OperationView) {
+        let mut ended = self.ended();
+        ended.streams.push_back((view.updated_ms, view.id));
+        let dropped = too_many(&mut ended.streams, KEEP_STREAMS, view.updated_ms);
+        drop(ended);
+        self.replace(view, &dropped);
+    }
+
+    fn replace(&self, view: &OperationView, dropped: &[Uuid]) {
         let mut known = self.known();
         known.insert(view.id, Known::Final(Arc::new(view.clone())));
-        let limit = clock::now_ms() - KEEP_MS;
-        let finals = known.values().filter(|k| matches!(k, Known::Final(_))).count();
-        // Looked at now and then only: when an eighth more than allowed are kept.
-        if finals < KEEP_COUNT + KEEP_COUNT / 8 {
-            return Vec::new();
-        }
-        let mut old: Vec<(i64, Uuid)> = known
-            .iter()
-            .filter_map(|(id, k)| match k {
-                Known::Final(view) => Some((view.updated_ms, *id)),
-                Known::Live(_) => None,
-            })
-            .collect();
-        old.sort_unstable();
-        let drop_count = old.len() - KEEP_COUNT;
-        let mut ops = Vec::new();
-        for (n, (updated, id)) in old.into_iter().enumerate() {
-            if n < drop_count || updated < limit {
-                known.remove(&id);
-                ops.push(Op::Delete { kind: KIND, key: id.to_string() });
-            }
-        }
-        ops
+        dropped.iter().for_each(|id| drop(known.remove(id)));
     }
+}
+
+/// Takes out what is too old, and the oldest of what is too much.
+fn too_many(ended: &mut VecDeque<(i64, Uuid)>, most: usize, now_ms: i64) -> Vec<Uuid> {
+    let mut dropped = Vec::new();
+    while let Some((at_ms, id)) = ended.front().copied()
+        && (ended.len() > most || at_ms < now_ms - KEEP_MS)
+    {
+        ended.pop_front();
+        dropped.push(id);
+    }
+    dropped
 }
 
 impl Operation {
@@ -346,7 +365,7 @@ impl Operation {
     /// Ends one that works with streams only and is kept nowhere.
     pub fn finish_unkept(&self, operations: &Operations, result: std::result::Result<(), String>) {
         let view = self.tell_end(result);
-        let _ = operations.retire(&view);
+        operations.retire_streams(&view);
         self.end(view);
     }
 }
@@ -355,4 +374,18 @@ impl Operation {
 pub(crate) fn document(view: &OperationView) -> Op {
     let body = serde_json::to_string(view).unwrap_or_default();
     Op::Put { kind: KIND, key: view.id.to_string(), body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first_by_number_and_by_age() {
+        let (id, day, now) = (Uuid::from_u128, KEEP_MS, 10 * KEEP_MS);
+        let mut ended: VecDeque<_> = [(now - day - 1, id(1)), (now - day, id(2)), (now, id(3)), (now, id(4))].into();
+        assert_eq!(too_many(&mut ended, 4, now), [id(1)], "a day is over");
+        assert_eq!(too_many(&mut ended, 2, now), [id(2)], "one more than are kept");
+        assert_eq!(ended, [(now, id(3)), (now, id(4))]);
+    }
 }

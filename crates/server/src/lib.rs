@@ -42,6 +42,7 @@ pub struct App {
     info: ServerInfo,
     execs: execs::Execs,
     told: told::Told,
+    texts: routes::Texts,
     /// Somebody asked the daemon to end, after stopping its instances.
     shutdown: Arc<Notify>,
 }
@@ -49,7 +50,8 @@ pub struct App {
 impl App {
     /// The application.
     pub fn new(engine: Engine, access: Arc<dyn Access>, info: ServerInfo, shutdown: Arc<Notify>) -> Arc<App> {
-        Arc::new(App { engine, access, info, execs: execs::Execs::default(), told: told::Told::default(), shutdown })
+        let (execs, told, texts) = Default::default();
+        Arc::new(App { engine, access, info, execs, told, texts, shutdown })
     }
 
     /// Goes on with the programs that a former daemon began. To be called once, before anything is served.

@@ -419,6 +419,17 @@ impl Store {
         self.read(|c| query(c).map(|n| n as u64), Memory::last_event)
     }
 
+    /// Number of the event that has `newer` kept ones after it; `None` when there are not as many. Blocks for a read.
+    pub fn nth_newest_event(&self, newer: u64) -> Result<Option<u64>, TxnError> {
+        let query = |c: &Connection| {
+            c.prepare_cached("SELECT sequence FROM event ORDER BY sequence DESC LIMIT 1 OFFSET ?1")?
+                .query_row([newer as i64], |row| row.get::<_, i64>(0))
+                .optional()
+        };
+        let look = |memory: &Memory| memory.events(0, u32::MAX).iter().rev().nth(newer as usize).map(|e| e.sequence);
+        self.read(|c| query(c).map(|found| found.map(|n| n as u64)), look)
+    }
+
     /// What is wrong with the database or its mirror, which is written anew where it is; `None` when both are whole. Blocks.
     pub fn check(&self) -> Result<Option<String>, TxnError> {
         if let Some(reason) = self.read_only() {

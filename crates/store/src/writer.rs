@@ -312,9 +312,10 @@ impl Table {
             Op::Event(event) => {
                 let (sequence, body) = (event.sequence as i64, &event.body);
                 let sum = sums::event(sequence, event.at_ms, body.as_bytes());
-                let sql = "INSERT INTO event (sequence, at_ms, body, sum) VALUES (?1, ?2, ?3, ?4)";
-                self.connection.prepare_cached(sql)?.execute((sequence, event.at_ms, body, sum as i64))?;
-                self.tally.digest ^= sum;
+                // One that is here already is the same: who told it was not sure that it had arrived.
+                let sql = "INSERT OR IGNORE INTO event (sequence, at_ms, body, sum) VALUES (?1, ?2, ?3, ?4)";
+                let added = self.connection.prepare_cached(sql)?.execute((sequence, event.at_ms, body, sum as i64))?;
+                self.tally.digest ^= if added == 1 { sum } else { 0 };
             }
             Op::DropEvents { below } => {
                 self.drop_rows("DELETE FROM event WHERE sequence < ?1 RETURNING sum", &[&(*below as i64)])?;

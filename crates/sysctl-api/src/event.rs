@@ -8,7 +8,8 @@ use serde_json::Value;
 /// An event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// `operation`, `lifecycle` or `logging`.
+    /// `operation`, `lifecycle` or `logging`. Who asked for events since a number may also get `gap`: those after the number
+    /// `after` and up to `through`, both in its metadata, are kept no more.
     #[serde(rename = "type")]
     pub kind: String,
     /// RFC 3339.

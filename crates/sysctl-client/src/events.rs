@@ -1,5 +1,7 @@
 //! The stream of events.
 
+use std::time::{Duration, Instant};
+
 use futures_util::StreamExt;
 use sysctl_api::Event;
 use tokio_tungstenite::tungstenite::Message;
@@ -24,7 +26,22 @@ pub struct EventFilter {
 #[derive(Debug)]
 pub struct Events {
     socket: Socket,
+    /// Number of the newest event before the first of these; 0 where the server does not say.
+    newest: u64,
 }
+
+/// Events that go on where they were when the daemon comes back.
+#[derive(Debug)]
+pub struct Followed {
+    client: Client,
+    filter: EventFilter,
+    /// `None` while the daemon is away.
+    events: Option<Events>,
+    patience: Duration,
+}
+
+/// How often a daemon that is away is tried.
+const RETRY: Duration = Duration::from_millis(100);
 
 impl Client {
     /// Listens to events. When this returns, none that happens later is missed.
@@ -39,7 +56,62 @@ impl Client {
         if let Some(since) = filter.since {
             uri = uri.query("since", &since.to_string());
         }
-        Ok(Events { socket: self.websocket(uri).await? })
+        let (head, socket) = self.websocket_with_head(uri).await?;
+        let newest = head.headers().get("x-sysctl-newest-event").and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Events { socket, newest: newest.unwrap_or(0) })
+    }
+
+    /// Listens to events over restarts of the daemon and over cuts, without missing any that is kept. Lines of the log are
+    /// not. A daemon may be away for `patience`.
+    pub async fn follow_events(&self, filter: &EventFilter, patience: Duration) -> Result<Followed> {
+        let events = self.get_events(filter).await?;
+        let since = filter.since.unwrap_or(events.newest);
+        // A server that does not number its events is not asked for the past.
+        let since = (since > 0 || filter.since.is_some()).then_some(since);
+        let filter = EventFilter { since, ..filter.clone() };
+        Ok(Followed { client: self.clone(), filter, events: Some(events), patience })
+    }
+}
+
+impl Followed {
+    /// The next event. An error when the daemon stays away for too long.
+    pub async fn next(&mut self) -> Result<Event> {
+        loop {
+            if self.events.is_none() {
+                self.events = Some(self.again().await?);
+            }
+            let Some(events) = &mut self.events else { continue };
+            match events.next().await {
+                Ok(Some(event)) => {
+                    self.filter.since = (event.sequence > 0).then_some(event.sequence).or(self.filter.since);
+                    return Ok(event);
+                }
+                Ok(None) => self.events = None,
+                Err(error) if error.is_disconnect() => self.events = None,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Number of the last event, to go on from later.
+    pub fn since(&self) -> Option<u64> {
+        self.filter.since
+    }
+
+    async fn again(&self) -> Result<Events> {
+        let begin = Instant::now();
+        loop {
+            match self.client.get_events(&self.filter).await {
+                Ok(events) => return Ok(events),
+                Err(error @ (Error::Connect { .. } | Error::Transport { .. })) if begin.elapsed() > self.patience => {
+                    return Err(error);
+                }
+                Err(error) if matches!(error, Error::Connect { .. }) || error.is_disconnect() => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

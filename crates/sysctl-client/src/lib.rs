@@ -39,7 +39,7 @@ mod websocket;
 pub use client::{Client, DEFAULT_SOCKET, Tagged};
 pub use console::Console;
 pub use error::{Error, Result};
-pub use events::{EventFilter, Events};
+pub use events::{EventFilter, Events, Followed};
 pub use exec::Exec;
 pub use images::{ImageUpload, ImageWords};
 pub use instances::ListOptions;

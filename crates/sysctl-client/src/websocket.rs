@@ -62,6 +62,11 @@ impl Client {
 
     /// Opens a websocket.
     pub(crate) async fn websocket(&self, uri: Uri) -> Result<Socket> {
+        self.websocket_with_head(uri).await.map(|(_, socket)| socket)
+    }
+
+    /// The same, with what the server said about it.
+    pub(crate) async fn websocket_with_head(&self, uri: Uri) -> Result<(Response<()>, Socket)> {
         let act = act(&Method::GET, &uri);
         let key = generate_key();
         let headers = [
@@ -76,7 +81,7 @@ impl Client {
             return Err(Error::protocol(&act, "the websocket's key was answered wrongly"));
         }
         let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-        Ok(WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Client, Some(config)).await)
+        Ok((response, WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Client, Some(config)).await))
     }
 }
 

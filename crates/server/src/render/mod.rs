@@ -102,6 +102,18 @@ pub(crate) fn event(event: &Event) -> sysctl_api::Event {
     }
 }
 
+/// Events between two numbers that are kept no more.
+pub(crate) fn gap(after: u64, through: u64) -> sysctl_api::Event {
+    sysctl_api::Event {
+        kind: "gap".into(),
+        timestamp: time_ms(engine::now_ms()),
+        metadata: serde_json::json!({ "after": after, "through": through }),
+        location: "none".into(),
+        project: String::new(),
+        sequence: through,
+    }
+}
+
 /// Text pairs as a map.
 pub(crate) fn pairs<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -28,6 +28,8 @@ use axum::routing::{get, post, put};
 use crate::App;
 use crate::error::ApiError;
 
+pub(crate) use events::Texts;
+
 /// Largest JSON body. The largest that a client has reason to send is a definition with cloud-init data, some 100 KB.
 const MAX_BODY: usize = 1 << 20;
 

@@ -1,5 +1,7 @@
 //! `monitor`.
 
+use std::time::Duration;
+
 use clap::Args as Words;
 use clap::ValueEnum;
 use sysctl_api::{Event, LifecycleEvent, LoggingEvent, Operation};
@@ -22,6 +24,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     since: Option<u64>,
 }
+
+/// How long the daemon may be away before nobody waits for it any more.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
@@ -47,19 +52,22 @@ pub(crate) async fn run(cx: &Context, args: Args) -> Result {
         since: args.since,
     };
     let attempt = || "listen to events".to_owned();
-    let mut events = cx.client.get_events(&filter).await.attempt(attempt)?;
-    let mut last = args.since;
-    while let Some(event) = events.next().await.attempt(attempt)? {
-        last = Some(event.sequence);
+    let mut events = cx.client.follow_events(&filter, PATIENCE).await.attempt(attempt)?;
+    loop {
+        let event = match events.next().await {
+            Ok(event) => event,
+            Err(error) => {
+                let again = events.since().map_or(String::new(), |number| format!(" --since {number}"));
+                let hint = format!("sysctl-cli monitor{again} goes on from there, once the daemon is back.");
+                return Err(Failure::of(attempt(), &error).with_hint(hint));
+            }
+        };
         match cx.format {
             Some(Format::Json) => output::bytes(output::json_line(&event)?.as_bytes())?,
             Some(Format::Yaml) => output::text(&format!("---\n{}", output::yaml(&event)?))?,
             _ => output::text(&format!("{}\n", output::escape::inline(&line(&event))))?,
         }
     }
-    let again = last.map_or(String::new(), |number| format!(" --since {number}"));
-    let hint = format!("sysctl-cli monitor{again} goes on from there, once the daemon is back.");
-    Err(Failure::new(attempt(), "the daemon hung up").with_hint(hint))
 }
 
 /// An event on one line.
@@ -75,6 +83,7 @@ fn line(event: &Event) -> String {
         "lifecycle" => serde_json::from_value::<LifecycleEvent>(metadata())
             .ok()
             .map(|lifecycle| format!("{} {}", lifecycle.action, lifecycle.source.trim_start_matches("/1.0/"))),
+        "gap" => Some(format!("events are kept no more: {}", event.metadata)),
         _ => serde_json::from_value::<LoggingEvent>(metadata()).ok().map(|logged| {
             let context: Vec<String> = logged.context.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!("{} {} {}", logged.level, logged.message, context.join(" "))
