@@ -30,6 +30,9 @@ pub mod report;
 pub mod tar;
 pub mod unpack;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use archive_path::ArchivePath;
 pub use error::{Error, Result};
 pub use limits::Limits;

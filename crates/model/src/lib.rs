@@ -12,6 +12,9 @@ pub mod sandbox;
 pub mod step;
 pub mod wish;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use facts::{CgroupLayout, HostFacts, OverlayWay, V1Hierarchy};
 pub use id::{Boot, BootGen, Fingerprint, IdMap, InstanceId, RootGen};
 pub use limits::{Bytes, CpuAllowance, CpuSelection, Knob, Limits, Memory, Setting, Settings};

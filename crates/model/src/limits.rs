@@ -163,19 +163,27 @@ impl fmt::Display for Setting {
 /// The state of all knobs of one group that this host has.
 pub type Settings = BTreeMap<Knob, Setting>;
 
+/// Processors that a kernel can be built for at most (`CONFIG_NR_CPUS`).
+const MAX_CPUS: usize = 8192;
+
+/// Longest list: each of them by itself, with up to four digits and a comma, and room for spaces.
+const MAX_CPU_LIST: usize = MAX_CPUS * 8;
+
 /// Parses the kernel's list format (`0-3,7`), sorted and without doubles; `None` when it is none.
 pub fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
-    let mut ids = std::collections::BTreeSet::new();
+    if text.len() > MAX_CPU_LIST {
+        return None;
+    }
+    let mut present = vec![false; MAX_CPUS];
     for part in text.trim().split(',').filter(|p| !p.is_empty()) {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
-        let (low, high): (u32, u32) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
-        // 8192 is the most CPUs that a kernel can be built for (CONFIG_NR_CPUS).
-        if low > high || high >= 8192 {
+        let (low, high): (usize, usize) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+        if low > high || high >= MAX_CPUS {
             return None;
         }
-        ids.extend(low..=high);
+        present[low..=high].fill(true);
     }
-    Some(ids.into_iter().collect())
+    Some((0u32..).zip(present).filter_map(|(id, present)| present.then_some(id)).collect())
 }
 
 /// The kernel's list format of sorted ids.

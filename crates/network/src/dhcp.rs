@@ -142,4 +142,4 @@ fn settings(answer: &mut Answer, pool: &Pool<'_>, lease: &Lease) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

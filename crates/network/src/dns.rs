@@ -208,4 +208,4 @@ fn write(asked: &Message, room: usize, fill: impl FnOnce(&mut Message)) -> Decis
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,4 +22,7 @@ pub mod serve;
 pub mod tunable;
 pub mod watch;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use error::{Error, Result};

@@ -17,6 +17,9 @@ pub use elements::{NetworkRules, NicRules};
 pub(crate) use list::told;
 pub use list::{Contents, contents, tables};
 
+#[cfg(test)]
+pub(crate) use list::offer;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -131,12 +131,17 @@ fn has_source_mac(mut bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const GUEST: Mac = Mac([0x0a, 0x5c, 0x71, 0, 1, 2]);
+    pub(crate) const GUEST: Mac = Mac([0x0a, 0x5c, 0x71, 0, 1, 2]);
+
+    /// What anybody sends, answered or not.
+    pub(crate) fn offer(from: Ipv6Addr, message: &[u8]) {
+        let _ = answered(from, message);
+    }
 
     fn answered(from: Ipv6Addr, message: &[u8]) -> Option<Vec<u8>> {
         let domain = "lab.test".parse().expect("valid");

@@ -8,3 +8,6 @@ pub mod launch;
 pub mod protocol;
 pub mod seccomp;
 pub mod wire;
+
+#[cfg(test)]
+mod fuzz;

@@ -13,6 +13,9 @@ mod routes;
 mod sftp;
 mod told;
 
+#[cfg(test)]
+mod fuzz;
+
 use std::sync::Arc;
 
 use engine::{Access, Engine};

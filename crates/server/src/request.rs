@@ -107,7 +107,7 @@ impl FromRequestParts<Arc<App>> for Caller {
 /// Most parameters of one query.
 const MAX_PARAMETERS: usize = 64;
 
-fn parse_query(text: &str) -> Option<HashMap<String, String>> {
+pub(crate) fn parse_query(text: &str) -> Option<HashMap<String, String>> {
     let mut values = HashMap::new();
     for part in text.split('&').filter(|part| !part.is_empty()).take(MAX_PARAMETERS) {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));

@@ -12,6 +12,9 @@ mod reply;
 mod request;
 mod wire;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use attributes::Attributes;
 pub use reply::{Entry, Reply, begin_names, data_with, entry, names_done};
 pub use request::{OpenFlags, Request};

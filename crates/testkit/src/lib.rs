@@ -3,6 +3,7 @@
 //! Never a dependency of anything but tests.
 
 pub mod fake;
+pub mod fuzz;
 pub mod model;
 pub mod mount;
 pub mod tree;

@@ -15,6 +15,7 @@ mod results;
 mod rings;
 mod run;
 mod say;
+mod shares;
 mod systemd;
 mod test;
 mod tidy;
@@ -53,8 +54,8 @@ const VERBS: [Verb; 9] = [
     },
     Verb {
         name: "test",
-        arguments: "[--ring NAME]",
-        does: "run every ring of tests that this machine can, or one",
+        arguments: "[--ring NAME] [--all]",
+        does: "run every ring of tests that this machine can, or one; with --all as much of them as there is",
         run: test::run,
     },
     Verb {
@@ -63,12 +64,17 @@ const VERBS: [Verb; 9] = [
         does: "check what the compiler cannot: layers, tables, sizes, absences",
         run: tidy::run,
     },
-    Verb { name: "attack", arguments: "", does: "the ring of attacks alone", run: |_| test::one("attack") },
+    Verb {
+        name: "attack",
+        arguments: "[--all]",
+        does: "the ring of attacks alone",
+        run: |words| test::ring("attack", words),
+    },
     Verb {
         name: "crash",
         arguments: "[--all]",
-        does: "the ring of crashes alone; with --all every point instead of a spread, which takes an hour",
-        run: test::crash,
+        does: "the ring of crashes alone; with --all every crash point",
+        run: |words| test::ring("crash", words),
     },
     Verb {
         name: "bench",

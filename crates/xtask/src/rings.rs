@@ -13,12 +13,13 @@ pub(crate) enum Ring {
     Host,
     Attack,
     Crash,
+    Fuzz,
     Conformance,
     Vm,
 }
 
 /// All of them, in the order in which they are run.
-pub(crate) const ALL: [Ring; 10] = [
+pub(crate) const ALL: [Ring; 11] = [
     Ring::Fmt,
     Ring::Clippy,
     Ring::Tidy,
@@ -27,6 +28,7 @@ pub(crate) const ALL: [Ring; 10] = [
     Ring::Host,
     Ring::Attack,
     Ring::Crash,
+    Ring::Fuzz,
     Ring::Conformance,
     Ring::Vm,
 ];
@@ -54,6 +56,7 @@ impl Ring {
             Ring::Host => "host",
             Ring::Attack => "attack",
             Ring::Crash => "crash",
+            Ring::Fuzz => "fuzz",
             Ring::Conformance => "conformance",
             Ring::Vm => "vm",
         }
@@ -66,14 +69,14 @@ impl Ring {
 
     /// Whether it works on the real host.
     pub(crate) fn needs_root(self) -> bool {
-        self >= Ring::Host
+        self >= Ring::Host && self != Ring::Fuzz
     }
 
     /// Debian packages that it calls.
     pub(crate) fn packages(self) -> &'static [&'static str] {
         const NONE: &[&str] = &[];
         match self {
-            Ring::Fmt | Ring::Clippy | Ring::Tidy | Ring::Unit | Ring::Fake => NONE,
+            Ring::Fmt | Ring::Clippy | Ring::Tidy | Ring::Unit | Ring::Fake | Ring::Fuzz => NONE,
             Ring::Host | Ring::Attack | Ring::Crash | Ring::Conformance => &apt::TEST,
             Ring::Vm => &crate::vm::PACKAGES,
         }

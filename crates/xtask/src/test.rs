@@ -13,14 +13,15 @@ use crate::results::{self, Count};
 use crate::rings::{self, Ring};
 use crate::run::Ended;
 use crate::say::{Progress, say};
+use crate::shares::{self, Spent};
 use crate::workspace::{self, Workspace, cargo};
 use crate::{Result, apt, leftovers, programs, run, tidy, vm};
 
 /// What one test program may take. Building images and thousands of faults take minutes on a slow machine.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// The same when everything is asked for: every point of a crash is some 0.3 s, and a program has a few thousand.
-const LIMIT_OF_ALL: Duration = Duration::from_secs(2 * 60 * 60);
+/// The same when everything is asked for.
+const LIMIT_ALL: Duration = Duration::from_secs(8 * 3600);
 
 /// Lines of a failed program that are shown; all are in its log.
 const SHOWN: usize = 60;
@@ -33,35 +34,52 @@ enum Outcome {
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    match arguments {
-        [] => all(&rings::ALL, LIMIT),
-        [flag, name] if flag == "--ring" => one(name),
-        _ => Err("usage: cargo xtask test [--ring NAME]".to_owned()),
+    let (flags, words): (Vec<&String>, Vec<&String>) = arguments.iter().partition(|word| *word == ALL);
+    let much = if flags.is_empty() { Much::OfCi } else { Much::All };
+    match words.as_slice() {
+        [] => all(&rings::ALL, much),
+        [flag, name] if *flag == "--ring" => one(name, much),
+        _ => Err("usage: cargo xtask test [--ring NAME] [--all]".to_owned()),
     }
 }
 
-/// One ring, by name.
-pub(crate) fn one(name: &str) -> Result<()> {
+/// One ring, by name and the words after it.
+pub(crate) fn ring(name: &str, arguments: &[String]) -> Result<()> {
+    crate::only(arguments, &[ALL])?;
+    one(name, if arguments.is_empty() { Much::OfCi } else { Much::All })
+}
+
+/// The word that asks for everything.
+const ALL: &str = "--all";
+
+/// How much the tests do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Much {
+    /// What fits into the shares of a run of all rings.
+    OfCi,
+    /// Hours of it: before a release.
+    All,
+}
+
+/// Seconds that each parser is fed with noise: some twenty of them, two at a time, are one minute.
+const FUZZ_S: u64 = 5;
+const FUZZ_ALL_S: u64 = 120;
+
+/// What the tests of parsers are called: each crate that has some keeps them in its `src/fuzz.rs`.
+const FUZZ: &str = "fuzz::";
+
+fn one(name: &str, much: Much) -> Result<()> {
     let ring = Ring::named(name).ok_or_else(|| {
         let names: Vec<&str> = rings::ALL.iter().map(|ring| ring.name()).collect();
         format!("there is no ring {name:?}: possible is {}", names.join(", "))
     })?;
-    all(&[ring], LIMIT)
+    all(&[ring], much)
 }
 
-/// The ring of crashes: a spread of its points, or all of them.
-pub(crate) fn crash(arguments: &[String]) -> Result<()> {
-    crate::only(arguments, &["--all"])?;
-    all(&[Ring::Crash], if arguments.is_empty() { LIMIT } else { LIMIT_OF_ALL })
-}
-
-/// Rings in their order; `limit` is for each test program, which does everything that it can when that is [`LIMIT_OF_ALL`].
-fn all(rings: &[Ring], limit: Duration) -> Result<()> {
-    let workspace = workspace::load()?;
-    let progress = Progress::new();
-    let mut session = Session { workspace, programs: None, built: None, progress, limit, figures: Vec::new() };
+fn all(rings: &[Ring], much: Much) -> Result<()> {
+    let mut session = Session::new(much)?;
     let mut sum = Count::default();
-    let mut skipped = Vec::new();
+    let (mut skipped, mut spent) = (Vec::new(), Vec::new());
     let begin = Instant::now();
     for ring in rings {
         let begin = Instant::now();
@@ -69,6 +87,7 @@ fn all(rings: &[Ring], limit: Duration) -> Result<()> {
         let outcome = session.ring(*ring);
         session.progress.end();
         let (name, seconds) = (ring.name(), begin.elapsed().as_secs_f64());
+        spent.push(Spent { ring: *ring, all: begin.elapsed(), building: std::mem::take(&mut session.building) });
         match outcome {
             Ok(Outcome::Ran(count)) => {
                 let word = if count.failed == 0 { "ok" } else { "FAILED" };
@@ -90,6 +109,8 @@ fn all(rings: &[Ring], limit: Duration) -> Result<()> {
         say!("{} of {} rings were NOT run on this machine: {}", skipped.len(), rings.len(), skipped.join(", "));
     }
     session.tell_figures()?;
+    shares::table(&spent).into_iter().for_each(|line| say!("{line}"));
+    say!("");
     say!("{} rings in {:.0} s", rings.len() - skipped.len(), begin.elapsed().as_secs_f64());
     say!("{} passed, {} failed", sum.passed, sum.failed);
     if sum.failed == 0 { Ok(()) } else { Err("there are failed tests; see above".to_owned()) }
@@ -101,8 +122,9 @@ struct Session {
     programs: Option<Vec<Program>>,
     built: Option<Result<()>>,
     progress: Progress,
-    /// For each test program.
-    limit: Duration,
+    much: Much,
+    /// Time that the present ring spent on compiling.
+    building: Duration,
     /// Lines in which tests say what they counted.
     figures: Vec<String>,
 }
@@ -120,6 +142,19 @@ struct Program {
 }
 
 impl Session {
+    fn new(much: Much) -> Result<Session> {
+        let (workspace, progress) = (workspace::load()?, Progress::new());
+        Ok(Session {
+            workspace,
+            programs: None,
+            built: None,
+            progress,
+            much,
+            building: Duration::ZERO,
+            figures: Vec::new(),
+        })
+    }
+
     fn ring(&mut self, ring: Ring) -> Result<Outcome> {
         if ring.needs_root() && !rustix::process::geteuid().is_root() {
             return Ok(Outcome::Skipped("it works on the real host as root: `sudo -E cargo xtask test`".to_owned()));
@@ -133,7 +168,7 @@ impl Session {
             Ring::Tidy => return Ok(Outcome::Ran(tidy::all(&self.workspace)?)),
             _ => {}
         }
-        if ring != Ring::Vm && self.programs()?.iter().all(|program| of(program) != ring) {
+        if ring != Ring::Vm && !self.programs()?.iter().any(|program| belongs(program, ring)) {
             return Ok(Outcome::Skipped("there is no test program for it in this tree".to_owned()));
         }
         if ring.needs_root() {
@@ -160,7 +195,7 @@ impl Session {
         }
         let before = ring.needs_root().then(leftovers::orphans);
         let mut pids = BTreeSet::new();
-        for program in self.programs()?.into_iter().filter(|program| of(program) == ring) {
+        for program in self.programs()?.into_iter().filter(|program| belongs(program, ring)) {
             let (counted, pid) = self.program(ring, &program)?;
             self.progress.now(ring.name());
             count += counted;
@@ -206,18 +241,23 @@ impl Session {
         let mut command = Command::new(&program.executable);
         command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
         command.env("SYSCTL_BIN_DIR", self.workspace.release()).arg("--show-output");
-        if self.limit == LIMIT_OF_ALL {
+        if self.much == Much::All {
             command.env("SYSCTL_TEST_ALL", "1");
+        }
+        if ring == Ring::Fuzz {
+            let seconds = if self.much == Much::All { FUZZ_ALL_S } else { FUZZ_S };
+            command.arg(FUZZ).env("SYSCTL_FUZZ_SECONDS", seconds.to_string());
         }
         // A daemon that a test starts gets its directories from the test.
         command.env_remove("SYSCTL_STATE_DIR").env_remove("SYSCTL_RUNTIME_DIR").env_remove("SYSCTL_SOCKET");
-        let (ended, pid) = run::logged(&mut command, &log, self.limit)?;
+        let limit = if self.much == Much::All { LIMIT_ALL } else { LIMIT };
+        let (ended, pid) = run::logged(&mut command, &log, limit)?;
         let output = fs::read_to_string(&log).map_err(|e| format!("read {}: {e}", log.display()))?;
         self.figures.extend(results::figures(&output).into_iter().map(|line| format!("{}: {line}", program.title)));
         let counted = results::count(&output);
         let (good, how) = match &ended {
             Ended::With(status) => (status.success(), status.to_string()),
-            Ended::TooLate => (false, format!("killed after {} s", self.limit.as_secs())),
+            Ended::TooLate => (false, format!("killed after {} s", limit.as_secs())),
         };
         let mut count = counted.unwrap_or_default();
         if good && counted.is_some() {
@@ -254,10 +294,12 @@ impl Session {
             return Ok(programs.clone());
         }
         self.progress.now("building the tests");
+        let begin = Instant::now();
         let mut command = cargo();
         command.current_dir(&self.workspace.root).args(["test", "--workspace", "--all-targets", "--no-run", "--quiet"]);
         command.arg("--message-format=json-render-diagnostics");
         let (status, output, complaint) = run::all(&mut command)?;
+        self.building += begin.elapsed();
         if !status.success() {
             return Err(format!("the tests do not compile\n{}", run::tail(&complaint, SHOWN)));
         }
@@ -270,10 +312,18 @@ impl Session {
     fn product(&mut self) -> Result<()> {
         if self.built.is_none() {
             self.progress.now("building the product");
+            let begin = Instant::now();
             self.built = Some(programs::build(&self.workspace, programs::Seen::Complaints));
+            self.building += begin.elapsed();
         }
         self.built.clone().unwrap_or(Ok(()))
     }
+}
+
+/// Whether a program runs in a ring. Tests of parsers run twice: shortly with all others of their crate, and for long.
+fn belongs(program: &Program, ring: Ring) -> bool {
+    let feeds = || program.target.is_none() && program.directory.join("src/fuzz.rs").exists();
+    if ring == Ring::Fuzz { feeds() } else { of(program) == ring }
 }
 
 fn of(program: &Program) -> Ring {

@@ -190,6 +190,18 @@ fn strangers_relays_and_servers_get_no_answer() {
     assert_eq!(kind_of(&elsewhere), None);
 }
 
+/// A request with options that may not be in order, cut off somewhere.
+pub(crate) fn offer(kind: u8, options: &[u8], changes: &[(usize, u8)], length: usize) {
+    let whole = ask(kind, &[], |_| {});
+    let asked = Datagram::parse(&whole).expect("the fixture");
+    let mut payload = asked.payload[..243.min(asked.payload.len())].to_vec();
+    payload.extend(options);
+    changes.iter().for_each(|(at, value)| payload[*at] = *value);
+    payload.truncate(length);
+    let frame = Datagram { payload: &payload, ..asked }.write().expect("short enough");
+    let _ = answered(&frame);
+}
+
 proptest! {
     #[test]
     fn no_bytes_can_make_it_fail(

@@ -232,6 +232,20 @@ fn a_long_answer_is_cut_off_and_says_so() {
     assert!(Pending::is_failure(&pending.failure()));
 }
 
+/// A question that may be broken, and a reply to it that may be anything.
+pub(crate) fn offer(name: &str, kind: u16, changes: &[(usize, u8)], reply: Vec<u8>) {
+    let mut message = with_edns(question(name, kind), 1232, 0);
+    for (at, value) in changes {
+        message.get_mut(*at).into_iter().for_each(|byte| *byte = *value);
+    }
+    for transport in [UDP, Transport::Tcp] {
+        if let Decision::Forward(pending) = with_zone(|zone| decide(&message, zone, transport)) {
+            let _ = pending.is_answered_by(0, &reply);
+            assert!(pending.deliver(reply.clone()).len() >= 12 && pending.failure().len() >= 12);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_can_make_it_fail(bytes in proptest::collection::vec(any::<u8>(), 0..100), tcp: bool) {

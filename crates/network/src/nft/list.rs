@@ -139,6 +139,15 @@ fn dump_set(socket: &mut Socket, table: &TableName, set: Set) -> Result<Vec<Elem
     }
 }
 
+/// What [`contents`] makes of elements, whatever they are.
+#[cfg(test)]
+pub(crate) fn offer(list: &[u8]) {
+    let keys = || Attributes::new(list).filter_map(|(_, item)| key(item));
+    let elements = |set| keys().map(move |key| Element { set, key });
+    let all: Vec<Element> = Set::ALL.into_iter().flat_map(elements).collect();
+    let _ = group(&all);
+}
+
 /// The key of an element.
 fn key(item: &[u8]) -> Option<Vec<u8>> {
     let key = Attributes::find(item, encode::ELEMENT_KEY)?;
