@@ -4,6 +4,7 @@
 
 pub mod crashing;
 pub mod strace;
+pub mod taken;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -367,6 +368,13 @@ pub fn group_roots() -> Vec<PathBuf> {
 pub fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
     rustix::process::kill_process(pid, signal).expect("kill");
+}
+
+/// The same for a process that may be gone already.
+pub fn try_signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
 }
 
 pub fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -1,0 +1,182 @@
+//! Whatever is done often leaves nothing behind: no descriptor, no thread, no memory, in daemon, spawn process and keeper.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use support::taken::{Course, Taken};
+use support::{Daemon, order, patch, post};
+use sysctl_api::{ConsolePost, ExecPost};
+use sysctl_client::{ImageUpload, ImageWords};
+use testkit::budget;
+
+/// Points that a line is laid through.
+const POINTS: usize = 4;
+
+/// What an allocator may hold more or less, with a few threads that each have a heap.
+const NOISE_KB: f64 = 1536.0;
+
+/// The operations that are kept fill up, so that what is measured then is not them.
+async fn fill(daemon: &Daemon) {
+    let mut post = post("filler", &[]);
+    post.start = false;
+    let made = daemon.client.create_instance(&post).await.expect("accepted");
+    daemon.client.finish(&made).await.expect("made");
+    let change = async |_| {
+        for n in 0..2_400 / 8 {
+            let number = (1000 + n).to_string();
+            let asked = daemon.client.patch_instance("filler", &patch(&[("limits.processes", &number)]), None).await;
+            let asked = asked.expect("accepted");
+            daemon.client.finish(&asked).await.expect("changed");
+        }
+    };
+    at_once(8, change).await;
+    // Those about streams are kept apart.
+    let run = async |_| {
+        for _ in 0..520 / 4 {
+            daemon.client.exec_instance_silently("idle", &order(&["true"])).await.expect("a result");
+        }
+    };
+    at_once(4, run).await;
+}
+
+/// The same, so many times at once.
+async fn at_once(times: usize, act: impl AsyncFn(usize)) {
+    let mut all: Vec<_> = (0..times).map(|n| Box::pin(act(n))).collect();
+    std::future::poll_fn(|cx| {
+        all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
+        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+/// What ended is put away within seconds: a client may still be connecting to streams of a program that was quick.
+fn rest(daemon: &Daemon, before: u64) {
+    testkit::eventually("descriptors to be put away", || (Taken::of(daemon.pid()).fds <= before + 12).then_some(()));
+}
+
+/// Does something often and looks what it leaves.
+async fn flat(daemon: &Daemon, what: &str, times: usize, act: impl AsyncFn()) {
+    let each = times.div_ceil(POINTS);
+    let before = Taken::of(daemon.pid()).fds;
+    // The first ones fill caches and heaps.
+    for _ in 0..each {
+        act().await;
+    }
+    let mut course = Course::of(daemon, "idle").await;
+    rest(daemon, before);
+    course.note(0);
+    for point in 1..=POINTS {
+        for _ in 0..each {
+            act().await;
+        }
+        rest(daemon, before);
+        course.note(point * each);
+    }
+    course.assert_flat(what, NOISE_KB);
+}
+
+async fn with_terminal(daemon: &Daemon) {
+    let terminal = ExecPost { interactive: true, width: 80, height: 25, ..order(&["echo", "x"]) };
+    let mut exec = daemon.client.exec_instance("idle", &terminal).await.expect("exec");
+    while exec.stdout.read().await.expect("output").is_some() {}
+    assert_eq!(daemon.client.exec_result(&exec.operation.id).await.expect("a result"), 0);
+}
+
+async fn push_and_pull(daemon: &Daemon, content: &[u8]) {
+    let mut sftp = daemon.client.get_instance_sftp("idle").await.expect("sftp");
+    let (path, mut got) = (Path::new("/root/pushed"), Vec::new());
+    sftp.write_file(path, &mut &content[..], &Default::default()).await.expect("pushed");
+    sftp.read_file(path, &mut got).await.expect("pulled");
+    assert_eq!(got, content);
+    sftp.remove(path).await.expect("removed");
+}
+
+async fn import_and_delete(daemon: &Daemon, archive: &Path) {
+    let file = tokio::fs::File::open(archive).await.expect("open the archive");
+    let words = ImageWords::default();
+    let asked = daemon.client.import_image(ImageUpload::Unified(Box::new(file)), &words).await.expect("accepted");
+    let done = daemon.client.finish(&asked).await.expect("imported");
+    let fingerprint = done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned();
+    let asked = daemon.client.delete_image(&fingerprint).await.expect("accepted");
+    daemon.client.finish(&asked).await.expect("deleted");
+}
+
+async fn refused(daemon: &Daemon) {
+    assert_eq!(daemon.client.get_instance("none").await.expect_err("none").status(), Some(404));
+    assert_eq!(daemon.client.create_instance(&post("idle", &[])).await.expect_err("taken").status(), Some(409));
+    assert_eq!(daemon.client.create_instance(&post("-", &[])).await.expect_err("no name").status(), Some(400));
+    assert!(daemon.client.exec_instance("filler", &order(&["true"])).await.is_err());
+}
+
+#[tokio::test]
+async fn nothing_that_is_done_often_leaves_anything() {
+    let daemon = Daemon::new("leaks");
+    daemon.import_busybox().await;
+    daemon.launch("idle", &[]).await;
+    fill(&daemon).await;
+    let content = vec![7u8; 100_000];
+    flat(&daemon, "requests refused", budget(300, 10_000), async || refused(&daemon).await).await;
+    flat(&daemon, "events listened to", budget(200, 10_000), async || {
+        drop(daemon.client.get_events(&Default::default()).await.expect("events"));
+    })
+    .await;
+    flat(&daemon, "programs run", budget(160, 10_000), async || {
+        assert_eq!(daemon.exec("idle", &["echo", "x"]).await.code, 0);
+    })
+    .await;
+    flat(&daemon, "programs run with a terminal", budget(80, 2_000), async || with_terminal(&daemon).await).await;
+    flat(&daemon, "console attached", budget(80, 2_000), async || {
+        let console = daemon.client.console_instance("idle", &ConsolePost::default()).await.expect("console");
+        console.input.close().await.expect("left");
+    })
+    .await;
+    flat(&daemon, "files pushed and pulled", budget(80, 10_000), async || push_and_pull(&daemon, &content).await).await;
+    flat(&daemon, "instances made and deleted", budget(60, 10_000), async || {
+        daemon.launch("web1", &[]).await;
+        daemon.change("web1", "stop", true).await;
+        daemon.try_delete("web1").await.expect("deleted");
+    })
+    .await;
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn neither_do_imports_and_failed_starts() {
+    let mut daemon = Daemon::new("leaks-failed");
+    let archive = support::busybox_archive().await;
+    flat_without_guest(&daemon, &archive).await;
+    daemon.import_busybox().await;
+    daemon.launch("idle", &[]).await;
+    fill(&daemon).await;
+    // From its next start on, the daemon has guests fail on purpose; the one that runs goes on.
+    daemon.kill();
+    daemon.set_environment("SYSCTL_FAIL_LAUNCH", "tree");
+    daemon.start();
+    flat(&daemon, "failed starts", budget(60, 2_000), async || {
+        let asked = daemon.client.create_instance(&post("bad", &[])).await.expect("accepted");
+        daemon.client.finish(&asked).await.expect_err("it cannot start");
+        if daemon.client.get_instance("bad").await.is_ok() {
+            daemon.try_delete("bad").await.expect("deleted");
+        }
+    })
+    .await;
+    daemon.finish().await;
+}
+
+async fn flat_without_guest(daemon: &Daemon, archive: &Path) {
+    let (times, mut before) = (budget(18, 600), Taken::default());
+    for n in 0..times {
+        import_and_delete(daemon, archive).await;
+        if n == times / 3 {
+            before = Taken::of(daemon.pid());
+        }
+    }
+    let after = Taken::of(daemon.pid());
+    eprintln!(
+        "figure: images imported and deleted, {times} times, daemon: {before:?} after a third, {after:?} at the end"
+    );
+    assert!(after.fds <= before.fds + 3 && after.anonymous_kb <= before.anonymous_kb + NOISE_KB as u64);
+}
