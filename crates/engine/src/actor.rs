@@ -1,11 +1,13 @@
 //! One instance: takes commands in their order, keeps its wish, and works until the host is as wished.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::{Boot, BootGen, End, GuestSeen, InstanceId, Observed, Power, RootSource, Step, StopKind, Wish};
 use store::{Class, Op};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::allocate;
 use crate::clock;
@@ -18,12 +20,21 @@ use crate::lost::keep_lost;
 use crate::mailbox::{Mailbox, Posted};
 use crate::operations::{self, NewOperation, Operation, OperationView};
 use crate::pace::{Pace, Reboot};
-use crate::record::{InstanceRecord, Record, WishState};
+use crate::record::{InstanceRecord, Record, Telling, WishState};
+use crate::telling::telling_of_end;
 use crate::unwind::guarded;
 use crate::verbs::{self, Verb};
 
-/// Tries of the same wish without success before it is given up until something changes.
-const TRIES: u32 = 3;
+/// Tries of the same wish without success before it is given up until something changes, or for a while.
+pub(crate) const TRIES: u32 = 3;
+
+/// Pauses between looks at an instance whose wish was given up: the first, and the longest after doublings.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
+/// The pause after a try.
+pub(crate) fn pause(attempt: u32) -> Duration {
+    Duration::from_millis(100 << attempt)
+}
 
 /// Seconds that a guest has for its shutdown when the host goes down; systemd gives its own services 90.
 const HALT_TIMEOUT_S: u32 = 30;
@@ -93,8 +104,8 @@ pub(crate) type Accepted = oneshot::Sender<Result<OperationView>>;
 pub(crate) enum Command {
     /// Somebody asks for something.
     Verb { verb: Verb, expect: Option<String>, requestor: Option<String>, accepted: Accepted },
-    /// It was just made: `record` is what `Instance::record` holds.
-    Create { start: bool, requestor: Option<String>, operation: Box<Operation>, accepted: Accepted },
+    /// It was just made.
+    Create { operation: Box<Operation>, accepted: Accepted },
     /// Something may have changed on the host, or the daemon has just started.
     Look,
     /// The daemon ends and takes its guests along.
@@ -107,13 +118,18 @@ pub(crate) struct Instance {
     mailbox: Mailbox<Command>,
     view: RwLock<Arc<InstanceView>>,
     pace: Pace,
+    /// Times in a row that it was given up.
+    pub(crate) given_up: AtomicU32,
+    /// Somebody waits to have it look again.
+    looks_again: AtomicBool,
 }
 
 impl Instance {
     pub(crate) fn new(record: InstanceRecord) -> Arc<Instance> {
         let view = InstanceView { record, observed: Observed::default(), version: 1 };
         let (id, view) = (view.record.id, RwLock::new(Arc::new(view)));
-        Arc::new(Instance { id, mailbox: Mailbox::new(), view, pace: Pace::default() })
+        let (given_up, looks_again) = (AtomicU32::new(0), AtomicBool::new(false));
+        Arc::new(Instance { id, mailbox: Mailbox::new(), view, pace: Pace::default(), given_up, looks_again })
     }
 
     /// As it is now.
@@ -146,6 +162,21 @@ impl Instance {
         }
     }
 
+    /// Looks again after a while, longer each time: nothing may tell us that the host is well again.
+    pub(crate) fn look_again(self: &Arc<Self>, shared: &Arc<Shared>) {
+        if self.looks_again.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let times = self.given_up.fetch_add(1, Ordering::AcqRel).min(16);
+        let (first, longest) = LOOK_AGAIN;
+        let (instance, shared) = (self.clone(), shared.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep((first * (1 << times)).min(longest)).await;
+            instance.looks_again.store(false, Ordering::Release);
+            instance.post(&shared, Command::Look);
+        });
+    }
+
     /// It is doing something.
     pub(crate) fn is_busy(&self) -> bool {
         self.mailbox.is_busy()
@@ -173,9 +204,7 @@ impl Instance {
             Command::Verb { verb, expect, requestor, accepted } => {
                 worker.verb(verb, expect.as_deref(), requestor, accepted).await;
             }
-            Command::Create { start, requestor, operation, accepted } => {
-                worker.create(start, requestor, *operation, accepted).await;
-            }
+            Command::Create { operation, accepted } => worker.create(*operation, accepted).await,
             Command::Look => worker.look().await,
             Command::Halt => worker.halt().await,
         }
@@ -193,30 +222,40 @@ struct Done {
 
 /// Why a run of steps ended early.
 #[derive(Debug)]
-struct Failure {
-    error: Error,
-    discarded: bool,
-    discarding: bool,
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    pub(crate) discarded: bool,
+    pub(crate) discarding: bool,
 }
 
-struct Worker<'a> {
-    instance: &'a Arc<Instance>,
-    shared: &'a Arc<Shared>,
+pub(crate) struct Worker<'a> {
+    pub(crate) instance: &'a Arc<Instance>,
+    pub(crate) shared: &'a Arc<Shared>,
 }
 
 impl Worker<'_> {
-    fn record(&self) -> InstanceRecord {
+    pub(crate) fn record(&self) -> InstanceRecord {
         self.instance.view().record.clone()
     }
 
-    fn set_record(&self, record: &InstanceRecord) {
+    pub(crate) fn set_record(&self, record: &InstanceRecord) {
         self.instance.show(|view| view.record = record.clone());
     }
 
     /// A verb: new wish, operation, work, end.
     async fn verb(&self, verb: Verb, expect: Option<&str>, requestor: Option<String>, accepted: Accepted) {
+        if self.record().operation.is_some() {
+            // What an earlier daemon began comes first.
+            self.look().await;
+        }
         let before = self.record();
-        if !before.wish.exists {
+        if before.operation.is_some() {
+            let text = "what was begun with it before the daemon ended cannot be ended yet; try again later".to_owned();
+            let _ = accepted.send(Err(Error::Conflict(text)));
+            return;
+        }
+        // A deletion that got stuck may be asked for again.
+        if !before.wish.exists && (verb != Verb::Delete || !self.shared.knows(before.id)) {
             let _ = accepted.send(Err(Error::NotFound("Instance not found".into())));
             return;
         }
@@ -229,12 +268,16 @@ impl Worker<'_> {
         };
         let new = NewOperation::on_instance(before.project.as_str(), verb.description(), before.name.as_str());
         let operation = self.shared.operations.start(new);
-        let after = InstanceRecord { operation: Some(operation.id()), ..after };
-        let (owner, mut ops) = (before.id.to_string(), Vec::new());
-        if before.wish.nics != after.wish.nics {
-            ops.push(Op::ReleaseAll { owner });
-            ops.extend(allocate::claims(&after));
-        }
+        let mut after = InstanceRecord { operation: Some(operation.id()), ..after };
+        after.telling.push(Telling {
+            action: verb.action().into(),
+            context: Default::default(),
+            requestor,
+            always: false,
+        });
+        let regranted = before.wish.nics != after.wish.nics || before.wish.ids != after.wish.ids;
+        let ops = if regranted { allocate::claims_anew(&after) } else { Vec::new() };
+        let had = [before.wish, after.wish.clone()];
         let class = match verb {
             Verb::Stop(_) | Verb::Delete => Class::Frees,
             _ => Class::Wish,
@@ -242,7 +285,7 @@ impl Worker<'_> {
         let mut accepted = Some(accepted);
         let result = self.run(&after, class, ops, &operation, &mut accepted).await;
         let refusal = result.as_ref().err().cloned();
-        self.finish(&operation, result, verb.action(), requestor).await;
+        self.finish(Some(&operation), result, &had);
         refuse(accepted, refusal);
     }
 
@@ -269,22 +312,12 @@ impl Worker<'_> {
     }
 
     /// The first command of a new instance; its record is in place already.
-    async fn create(&self, start: bool, requestor: Option<String>, operation: Operation, accepted: Accepted) {
+    async fn create(&self, operation: Operation, accepted: Accepted) {
         let record = self.record();
         let mut accepted = Some(accepted);
         let result = self.run(&record, Class::Wish, allocate::claims(&record), &operation, &mut accepted).await;
         let refusal = result.as_ref().err().cloned();
-        let created = self.record().wish.exists;
-        if created {
-            let context = [
-                ("location".to_owned(), "none".into()),
-                ("storage-pool".to_owned(), record.pool.as_str().into()),
-                ("type".to_owned(), "container".into()),
-            ];
-            self.tell("instance-created", requestor.clone(), context.into());
-        }
-        let action = if start && result.is_ok() { "instance-started" } else { "" };
-        self.finish(&operation, result, action, requestor).await;
+        self.finish(Some(&operation), result, &[record.wish]);
         refuse(accepted, refusal);
     }
 
@@ -329,7 +362,7 @@ impl Worker<'_> {
                 Some(why) => Err(Error::Unwritten { done: "The instance was stopped", why }),
                 None => Ok(()),
             },
-            (Ok(()), Err(failure)) => self.after_failure(failure).await,
+            (Ok(()), Err(failure)) => self.after_failure(failure, operation).await,
             // Nothing was promised: back, without writing that down either.
             (Err(error), _) => {
                 self.go_back_unwritten().await;
@@ -338,122 +371,12 @@ impl Worker<'_> {
         }
     }
 
-    /// Back to the former wish while nothing of what was is gone; from then on only forward.
-    async fn after_failure(&self, failure: Failure) -> Result<()> {
-        if let Err(error) = self.observe(&self.record()).await {
-            tracing::error!(instance = %self.instance.id, %error, "cannot look");
-        }
-        if !failure.discarded {
-            self.go_back(&failure.error).await;
-            return Err(failure.error);
-        }
-        if failure.discarding {
-            self.settle().await;
-            // What could be done at a later try is done.
-            return if self.instance.view().record.error.is_none() { Ok(()) } else { Err(failure.error) };
-        }
-        // The old boot is gone and the new one can't be made: what is left is an instance that does not run.
-        let mut record = self.record();
-        record.wish.power = Power::Off;
-        record.wish.stop = StopKind::Force;
-        self.set_record(&record);
-        if let Err(error) = self.shared.submit_and_wait(Class::Settled, vec![record.put()]).await {
-            tracing::error!(instance = %record.name, %error, "the stop could not be written down");
-        }
-        self.settle().await;
-        Err(failure.error)
-    }
-
-    /// A panic, which is a defect of ours, ended the command under way: its operation fails in words, the former wish holds
-    /// again where nothing of it is gone, and the actor goes on.
-    async fn after_panic(&self, why: &str) {
-        let record = self.record();
-        tracing::error!(instance = %record.name, why, "a defect of the daemon: what was asked of the instance was given up");
-        let error = Error::Internal(format!("a defect of the daemon ended this ({why}); please report it"));
-        let (instance, shared, cause) = (self.instance.clone(), self.shared.clone(), error.clone());
-        let settled = guarded(async move {
-            let worker = Worker { instance: &instance, shared: &shared };
-            let keeps = |before: &WishState| {
-                let (now, boot) = (&record.wish, before.power.boot());
-                before.exists && now.exists && before.root == now.root && boot == now.power.boot()
-            };
-            if record.previous.as_deref().is_some_and(keeps) {
-                worker.go_back(&cause).await;
-            } else {
-                worker.settle().await;
-            }
-        });
-        if settled.await.is_err() {
-            self.instance.show(|view| view.record.error = Some(error.to_string()));
-        }
-        if let Some(operation) = self.record().operation.and_then(|id| self.shared.operations.live(id)) {
-            self.finish(&operation, Err(error), "", None).await;
-        }
-    }
-
-    /// The wish before, as the wish again; kept, and worked towards.
-    async fn go_back(&self, cause: &Error) {
-        let view = self.instance.view();
-        let mut record = view.record.clone();
-        let Some(mut previous) = record.previous.take() else {
-            record.error = Some(cause.to_string());
-            self.set_record(&record);
-            return;
-        };
-        tracing::warn!(instance = %record.name, %cause, "going back to the former wish");
-        // A new instance that could not be started has been made all the same.
-        if !previous.exists && record.wish.exists && view.observed.roots.contains(&record.wish.root) {
-            *previous = WishState { power: Power::Off, ..record.wish.clone() };
-        }
-        let mut ops = Vec::new();
-        if previous.nics != record.wish.nics {
-            record.wish.nics.clone_from(&previous.nics);
-            ops.push(Op::ReleaseAll { owner: record.id.to_string() });
-            ops.extend(allocate::claims(&record));
-        }
-        record.wish = WishState { stop: StopKind::Force, ..*previous };
-        self.set_record(&record);
-        ops.push(record.put());
-        if let Err(error) = self.shared.submit_and_wait(Class::Settled, ops).await {
-            tracing::error!(instance = %record.name, %error, "the former wish could not be written down");
-        }
-        self.settle().await;
-    }
-
-    async fn go_back_unwritten(&self) {
-        let mut record = self.record();
-        if let Some(previous) = record.previous.take() {
-            record.wish = WishState { stop: StopKind::Force, ..*previous };
-            record.operation = None;
-            self.set_record(&record);
-            self.settle().await;
-        }
-    }
-
-    /// Works towards the wish a few times; notes the error when none succeeds.
-    async fn settle(&self) {
-        for attempt in 1..=TRIES {
-            match self.converge(None, None).await {
-                Ok(()) => {
-                    if self.instance.view().record.error.is_some() {
-                        self.instance.show(|view| view.record.error = None);
-                    }
-                    return;
-                }
-                Err(Failure { error, .. }) if attempt == TRIES => {
-                    tracing::error!(instance = %self.instance.id, %error, "given up");
-                    self.instance.show(|view| view.record.error = Some(error.to_string()));
-                }
-                Err(Failure { error, .. }) => {
-                    tracing::warn!(instance = %self.instance.id, %error, attempt, "trying again");
-                    tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
-                }
-            }
-        }
-    }
-
     /// Steps until there are none. `gate` holds back what must not happen before the commit.
-    async fn converge(&self, gate: Option<&Gate>, operation: Option<&Operation>) -> std::result::Result<(), Failure> {
+    pub(crate) async fn converge(
+        &self,
+        gate: Option<&Gate>,
+        operation: Option<&Operation>,
+    ) -> std::result::Result<(), Failure> {
         let mut progress = Done::default();
         let result = self.rounds(gate, operation, &mut progress).await;
         result.map_err(|error| Failure { error, discarded: progress.discarded, discarding: progress.discarding })
@@ -477,7 +400,7 @@ impl Worker<'_> {
         Err(Error::Internal("the host does not stay as it is made".into()))
     }
 
-    async fn observe(&self, record: &InstanceRecord) -> Result<Observed> {
+    pub(crate) async fn observe(&self, record: &InstanceRecord) -> Result<Observed> {
         let observed = self.shared.host.observe(record.id, &record.pool).await?;
         self.instance.show(|view| view.observed = observed.clone());
         Ok(observed)
@@ -526,42 +449,60 @@ impl Worker<'_> {
         done.map(|effect| debug_assert_eq!(effect, Effect::Done))
     }
 
-    /// Ends an operation: its document, the record without its traces, and the events ride one commit.
-    async fn finish(&self, operation: &Operation, result: Result<()>, action: &str, requestor: Option<String>) {
+    /// Ends what was under way: the operation's document, the record without its traces, and the events ride one commit.
+    /// `had` is what was given out meanwhile.
+    pub(crate) fn finish(&self, operation: Option<&Operation>, result: Result<()>, had: &[WishState]) {
         let mut record = self.record();
         record.operation = None;
         record.previous = None;
-        if result.is_ok() && !action.is_empty() {
-            self.tell(action, requestor, Default::default());
+        let unfinished = matches!(result, Err(Error::Unfinished(_)));
+        for telling in std::mem::take(&mut record.telling) {
+            let done = matches!(result, Ok(()) | Err(Error::Unwritten { .. }));
+            if done || telling.always && record.wish.exists {
+                self.tell(telling);
+            } else if unfinished {
+                // It is true once the wish is reached.
+                record.telling.push(telling);
+            }
         }
-        let gone = !record.wish.exists;
+        // What could not be removed yet keeps its row, so that it is known whose it is.
+        let gone = !record.wish.exists && record.error.is_none();
+        self.set_record(&record);
         let mut ops = if gone {
+            self.shared.forget(had, &record);
             vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }]
         } else {
-            vec![record.put()]
+            self.shared.take_back(had, &record);
+            let regranted = had.iter().any(|wish| wish.nics != record.wish.nics || wish.ids != record.wish.ids);
+            let mut ops = if regranted { allocate::claims_anew(&record) } else { Vec::new() };
+            ops.push(record.put());
+            ops
         };
-        if gone {
-            self.shared.forget(&record);
-        } else {
-            self.shared.forget_replaced_grants(&self.record());
-            self.set_record(&record);
+        let ended =
+            operation.map(|operation| (operation, operation.tell_end(result.map_err(|error| error.to_string()))));
+        if let Some((_, view)) = &ended {
+            ops.push(operations::document(view));
+            ops.extend(self.shared.operations.retire(view));
         }
-        let view = operation.tell_end(result.map_err(|error| error.to_string()));
-        ops.push(operations::document(&view));
-        ops.extend(self.shared.operations.retire(&view));
         // Not awaited: after a crash the loop finds the wish reached and says so again.
-        drop(self.shared.submit(Class::Settled, ops));
+        drop(self.shared.submit(store::Class::Settled, ops));
         self.shared.publish_names();
-        operation.end(view);
+        if let Some((operation, view)) = ended {
+            operation.end(view);
+        }
     }
 
     /// Looks whether the host is as it should be, and makes it so: after a start of the daemon, or when told of a change.
     async fn look(&self) {
+        if !self.shared.knows(self.instance.id) {
+            return;
+        }
         let record = self.record();
         let observed = match self.observe(&record).await {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::error!(instance = %record.name, %error, "cannot look");
+                self.instance.look_again(self.shared);
                 return;
             }
         };
@@ -569,36 +510,49 @@ impl Worker<'_> {
         if self.shared.store.read_only().is_some() {
             return;
         }
-        let operation = record.operation.and_then(|id| self.shared.take_unfinished(id));
-        if let Some(operation) = operation {
+        if let Some(operation) = record.operation.and_then(|id| self.shared.take_unfinished(id)) {
             // What an earlier daemon began and did not live to end.
+            let had: Vec<_> = [Some(&record.wish), record.previous.as_deref()].into_iter().flatten().cloned().collect();
             let result = match self.converge(None, Some(&operation)).await {
                 Ok(()) => Ok(()),
-                Err(failure) => self.after_failure(failure).await,
+                Err(failure) => self.after_failure(failure, &operation).await,
             };
-            self.finish(&operation, result, "", None).await;
+            self.finish(Some(&operation), result, &had);
+            // Its guest may have ended meanwhile.
+            self.instance.post(self.shared, Command::Look);
             return;
         }
         if self.holds_back(&record, &observed) {
             return;
         }
+        let ran = self.instance.view().pid().is_some();
         match self.react(&record, &observed).await {
-            Some(end) => self.after_end(end).await,
-            None => {
-                let ran = self.instance.view().pid().is_some();
-                self.settle().await;
-                // It was to run before the daemon or the host went down.
-                if !ran && self.instance.view().pid().is_some() {
-                    self.tell("instance-started", None, Default::default());
-                }
+            Ok(()) => {}
+            Err(error) => {
+                // Nothing may follow from what would be forgotten: another daemon would start what has ended.
+                tracing::error!(instance = %record.name, %error, "the guest's end could not be written down yet");
+                self.instance.look_again(self.shared);
+                return;
             }
         }
-        if !self.record().wish.exists {
-            // Deleted by its own end (ephemeral), or a deletion whose operation was lost.
-            let record = self.record();
-            self.shared.forget(&record);
-            let ops = vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }];
-            drop(self.shared.submit(Class::Settled, ops));
+        if !self.settle().await {
+            return;
+        }
+        let now = self.record();
+        // It was to run before the daemon or the host went down.
+        let started = !ran && now.telling.is_empty() && self.instance.view().pid().is_some();
+        if started {
+            self.tell(Telling {
+                action: "instance-started".into(),
+                context: Default::default(),
+                requestor: None,
+                always: false,
+            });
+        }
+        let changed =
+            now.operation.is_some() || now.previous.is_some() || !now.telling.is_empty() || record.error.is_some();
+        if changed || !now.wish.exists {
+            self.finish(None, Ok(()), &[]);
         }
     }
 
@@ -617,7 +571,12 @@ impl Worker<'_> {
                     delay.as_secs()
                 );
                 tracing::warn!(instance = %record.name, why);
-                self.tell("instance-restart-delayed", None, [("cause".to_owned(), why.into())].into());
+                self.tell(Telling {
+                    action: "instance-restart-delayed".into(),
+                    context: [("cause".to_owned(), why.into())].into(),
+                    requestor: None,
+                    always: false,
+                });
                 let (instance, shared) = (self.instance.clone(), self.shared.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
@@ -644,9 +603,9 @@ impl Worker<'_> {
     }
 
     /// The guest's own end changes the wish, which is committed before anything follows from it.
-    async fn react(&self, record: &InstanceRecord, observed: &Observed) -> Option<End> {
-        let wish = self.shared.wish(record).ok()?;
-        let (next, end) = plan::react(&wish, observed, record.newest_boot)?;
+    async fn react(&self, record: &InstanceRecord, observed: &Observed) -> Result<()> {
+        let Ok(wish) = self.shared.wish(record) else { return Ok(()) };
+        let Some((next, end)) = plan::react(&wish, observed, record.newest_boot) else { return Ok(()) };
         let mut after = record.clone();
         after.wish.power = next.power;
         after.wish.stop = next.stop;
@@ -654,38 +613,19 @@ impl Worker<'_> {
         if next.power == Power::Off && after.wish.ephemeral {
             after.wish.exists = false;
         }
+        after.telling.push(telling_of_end(end));
+        self.shared.submit_and_wait(store::Class::Settled, vec![after.put()]).await?;
         self.set_record(&after);
-        if let Err(error) = self.shared.submit_and_wait(Class::Settled, vec![after.put()]).await {
-            tracing::error!(instance = %record.name, %error, "the guest's end could not be written down");
-        }
-        Some(end)
+        Ok(())
     }
 
-    async fn after_end(&self, end: End) {
-        self.settle().await;
-        let (action, why) = match end {
-            End::Reboot => ("instance-restarted", "the guest asked for a reboot".to_owned()),
-            End::Halt => ("instance-shutdown", "the guest halted".to_owned()),
-            End::Exit(code) => ("instance-shutdown", format!("init exited with {code}")),
-            End::Signal(signal) => ("instance-stopped", format!("init was killed by signal {signal}")),
-            End::Unknown => ("instance-stopped", "init ended while nobody watched".to_owned()),
-        };
-        self.tell(action, None, [("cause".to_owned(), why.into())].into());
-        self.shared.publish_names();
-    }
-
-    fn tell(
-        &self,
-        action: &str,
-        requestor: Option<String>,
-        context: std::collections::BTreeMap<String, serde_json::Value>,
-    ) {
+    fn tell(&self, telling: Telling) {
         let record = self.record();
         let lifecycle = Lifecycle {
-            action: action.to_owned(),
+            action: telling.action,
             source: format!("/1.0/instances/{}", record.name),
-            context,
-            requestor,
+            context: telling.context,
+            requestor: telling.requestor,
             name: record.name.to_string(),
         };
         self.shared.events.tell(record.project.as_str(), Happening::Lifecycle(lifecycle));

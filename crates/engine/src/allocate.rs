@@ -10,7 +10,7 @@ use model::{IdMap, InstanceId, Mac, NetworkName};
 use store::Op;
 
 use crate::error::{Error, Result};
-use crate::record::{InstanceRecord, NetworkRecord, NicGrant};
+use crate::record::{InstanceRecord, NetworkRecord, NicGrant, WishState};
 
 /// What is given out.
 #[derive(Debug, Default)]
@@ -48,9 +48,14 @@ impl Allocator {
     /// Takes back what an instance had.
     pub(crate) fn forget(&mut self, record: &InstanceRecord) {
         for wish in [Some(&record.wish), record.previous.as_deref()].into_iter().flatten() {
-            self.forget_ids(wish.ids);
-            wish.nics.values().for_each(|grant| self.forget_grant(grant));
+            self.forget_wish(wish);
         }
+    }
+
+    /// Takes back what a wish was given.
+    pub(crate) fn forget_wish(&mut self, wish: &WishState) {
+        self.forget_ids(wish.ids);
+        wish.nics.values().for_each(|grant| self.forget_grant(grant));
     }
 
     /// Takes a range of ids back.
@@ -197,6 +202,13 @@ fn no_family(network: &NetworkName, wanted: IpAddr) -> Error {
 
 fn addresses(grant: &NicGrant) -> impl Iterator<Item = IpAddr> {
     grant.ipv4.map(IpAddr::V4).into_iter().chain(grant.ipv6.map(IpAddr::V6))
+}
+
+/// Everything that an instance has, as its claims from now on.
+pub(crate) fn claims_anew(record: &InstanceRecord) -> Vec<Op> {
+    let mut ops = vec![Op::ReleaseAll { owner: record.id.to_string() }];
+    ops.extend(claims(record));
+    ops
 }
 
 /// Everything that an instance has, as claims in its name.

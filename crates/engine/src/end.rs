@@ -47,6 +47,10 @@ impl Engine {
             let deleted = self.ended(self.delete_image(&fingerprint).await).await;
             failed.extend(deleted.err().map(|error| format!("image {fingerprint}: {error}")));
         }
+        // What was not removed at the first try, and what nobody remembers.
+        if let Err(error) = crate::sweep::run(&self.shared, &|| false).await {
+            failed.push(format!("what is left on the host: {error}"));
+        }
         for network in self.networks() {
             let step = Step::RemoveNetwork { name: network.spec.name.clone() };
             let removed = self.shared.host.apply(&step, &|_| {}).await;

@@ -6,21 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use config::{Expanded, Written};
 use model::{
-    BootGen, DeviceName, Fingerprint, IdMap, InstanceId, InstanceName, Power, ProfileName, ProjectName, RootGen,
-    RootSource, Step, StopKind, Wish,
+    BootGen, Fingerprint, IdMap, InstanceId, InstanceName, Power, ProfileName, ProjectName, RootGen, RootSource, Step,
+    StopKind, Wish,
 };
 use store::{Op, Store, TxnError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actor::{Command, Instance, InstanceView};
+use crate::actor::{Accepted, Command, Instance, InstanceView};
 use crate::catalog::{Catalog, ImageChoice};
 use crate::error::{Error, Result};
 use crate::events::{Events, Numbers};
+use crate::grants::grant_nics;
 use crate::host::Host;
 use crate::images::Images;
 use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
-use crate::record::{InstanceRecord, NicGrant, WishState};
+use crate::record::{InstanceRecord, WishState};
 use crate::verbs::{NewInstance, Verb};
 use crate::{clock, defaults, operations};
 
@@ -147,48 +148,19 @@ impl Shared {
         }
     }
 
-    /// Gives a changed definition what its NICs need, and checks it.
-    pub(crate) fn regrant(&self, before: &InstanceRecord, wish: &mut WishState) -> Result<()> {
-        let mut catalog = self.catalog_mut();
-        let config = catalog.config(&before.project, wish)?;
-        if config.root.pool != before.pool {
-            return Err(Error::Invalid("The pool of a root disk can't be changed; copy the instance instead".into()));
-        }
-        if (config.sandbox.nesting && wish.ids.count < IdMap::NESTING)
-            || !config.sandbox.nesting && wish.ids.count > IdMap::ORDINARY
-        {
-            if wish.power.boot().is_some() {
-                return Err(Error::Invalid(
-                    "security.nesting changes the range of ids: stop the instance first".into(),
-                ));
-            }
-            let count = if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY };
-            wish.ids = catalog.allocator.ids(count)?;
-        }
-        let grants = grant_nics(&mut catalog, &config, &wish.nics, before.id)?;
-        wish.nics = grants;
-        Ok(())
-    }
-
-    /// Takes back what the former wish had and the new one has not.
-    pub(crate) fn forget_replaced_grants(&self, record: &InstanceRecord) {
-        let Some(previous) = &record.previous else { return };
-        let mut catalog = self.catalog_mut();
-        for (device, grant) in &previous.nics {
-            if record.wish.nics.get(device) != Some(grant) {
-                catalog.allocator.forget_grant(grant);
-            }
-        }
-        catalog.allocator.note(&InstanceRecord { previous: None, ..record.clone() });
-    }
-
     /// An instance is gone.
-    pub(crate) fn forget(&self, record: &InstanceRecord) {
+    pub(crate) fn forget(&self, had: &[WishState], record: &InstanceRecord) {
         let mut instances = self.instances_mut();
         instances.by_id.remove(&record.id);
-        instances.by_name.remove(&(record.project.clone(), record.name.clone()));
+        let name = (record.project.clone(), record.name.clone());
+        // Somebody else may have been faster with the name.
+        if instances.by_name.get(&name) == Some(&record.id) {
+            instances.by_name.remove(&name);
+        }
         drop(instances);
-        self.catalog_mut().allocator.forget(record);
+        let mut catalog = self.catalog_mut();
+        had.iter().for_each(|wish| catalog.allocator.forget_wish(wish));
+        catalog.allocator.forget(record);
     }
 
     /// Whether an instance's root file system is based on a layer.
@@ -228,44 +200,6 @@ impl Shared {
         }
         names
     }
-}
-
-/// What each NIC of a definition was given, or is given now.
-fn grant_nics(
-    catalog: &mut Catalog,
-    config: &config::InstanceConfig,
-    had: &BTreeMap<DeviceName, NicGrant>,
-    id: InstanceId,
-) -> Result<BTreeMap<DeviceName, NicGrant>> {
-    let mut grants: BTreeMap<DeviceName, NicGrant> = BTreeMap::new();
-    for choice in &config.nics {
-        let fits = |grant: &&NicGrant| {
-            grant.network == choice.network
-                && choice.mac.is_none_or(|mac| mac == grant.mac)
-                && choice.ipv4.is_none_or(|a| grant.ipv4.map(Into::into) == Some(a))
-                && choice.ipv6.is_none_or(|a| grant.ipv6.map(Into::into) == Some(a))
-        };
-        let granted = match had.get(&choice.device).filter(fits) {
-            Some(grant) => Ok(grant.clone()),
-            None => {
-                let network = catalog.network(&choice.network)?.clone();
-                catalog.allocator.nic(choice, &network, id)
-            }
-        };
-        match granted {
-            Ok(grant) => drop(grants.insert(choice.device.clone(), grant)),
-            Err(error) => {
-                // What was newly given goes back.
-                for (device, grant) in &grants {
-                    if had.get(device) != Some(grant) {
-                        catalog.allocator.forget_grant(grant);
-                    }
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(grants)
 }
 
 /// The engine. Clones are the same engine.
@@ -348,29 +282,59 @@ impl Engine {
     }
 
     async fn load_instances(&self) -> Result<()> {
-        let records = crate::catalog::parse_all::<InstanceRecord>(&self.shared.store)?;
-        for record in &records {
+        let mut records = crate::catalog::parse_all::<InstanceRecord>(&self.shared.store)?;
+        for record in &mut records {
+            self.name_built_image(record);
             self.shared.catalog_mut().allocator.note(record);
             self.add_instance(Instance::new(record.clone()));
         }
         self.shared.publish_names();
-        self.fail_orphaned_operations(&records);
         if let Err(error) = crate::sweep::run(&self.shared, &|| false).await {
             tracing::error!(%error, "the host could not be compared with what is remembered");
         }
+        self.end_orphaned_operations(&records);
         self.shared.for_all(|instance| instance.post(&self.shared, Command::Look));
         Ok(())
     }
 
+    /// An instance that was asked for by a recipe is known by the image that was built for it, also when the daemon died
+    /// before it could write that down: its root file system is based on that.
+    fn name_built_image(&self, record: &mut InstanceRecord) {
+        let catalog = self.shared.catalog();
+        for wish in [Some(&mut record.wish), record.previous.as_deref_mut()].into_iter().flatten() {
+            if let RootSource::Image(fingerprint) = wish.source
+                && let Ok(image @ ImageChoice::Here(_)) = catalog.image_by_fingerprint(fingerprint)
+            {
+                wish.source = RootSource::Image(image.fingerprint());
+            }
+        }
+    }
+
+    /// What became of an operation that no instance goes on with: images tell it by being there or not.
+    fn outcome(&self, view: &OperationView) -> std::result::Result<(), String> {
+        let path = view.resources.get("images").and_then(|paths| paths.first());
+        let fingerprint = path.and_then(|path| path.rsplit('/').next()?.parse::<Fingerprint>().ok());
+        let catalog = self.shared.catalog();
+        let is_here = |fingerprint| matches!(catalog.image_by_fingerprint(fingerprint), Ok(ImageChoice::Here(_)));
+        let is_unpacked = |fingerprint| match catalog.image_by_fingerprint(fingerprint) {
+            Ok(ImageChoice::Here(image)) => !image.pools.is_empty(),
+            Ok(ImageChoice::Recipe(_)) | Err(_) => false,
+        };
+        match fingerprint {
+            Some(fingerprint) if view.description == crate::objects::DELETING && !is_here(fingerprint) => Ok(()),
+            Some(fingerprint) if view.description == crate::objects::BUILDING && is_unpacked(fingerprint) => Ok(()),
+            _ => Err("the daemon ended while it ran, and it was not done".into()),
+        }
+    }
+
     /// Operations whose object is gone, or which were about something that cannot be gone on with.
-    fn fail_orphaned_operations(&self, records: &[InstanceRecord]) {
+    fn end_orphaned_operations(&self, records: &[InstanceRecord]) {
         let owned: Vec<Uuid> = records.iter().filter_map(|r| r.operation).collect();
         let mut unfinished = self.shared.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
         let orphans: Vec<Uuid> = unfinished.keys().filter(|id| !owned.contains(id)).copied().collect();
         for id in orphans {
             if let Some(operation) = unfinished.remove(&id) {
-                let view =
-                    operation.tell_end(Err("the daemon ended while it ran; what it was about is unknown".into()));
+                let view = operation.tell_end(self.outcome(&operation.view()));
                 let mut ops = vec![operations::document(&view)];
                 ops.extend(self.shared.operations.retire(&view));
                 drop(self.shared.submit(store::Class::Settled, ops));
@@ -480,29 +444,45 @@ impl Engine {
         self.shared.check_open()?;
         let start = new.start;
         let record = self.prepare(new)?;
-        let name = record.name.to_string();
-        let operation = self.shared.operations.start(NewOperation::on_instance(
-            record.project.as_str(),
-            "Creating instance",
-            &name,
-        ));
-        let record = InstanceRecord { operation: Some(operation.id()), ..record };
-        let instance = Instance::new(record);
-        self.add_instance(instance.clone());
         let (accepted, answer) = oneshot::channel();
-        let command = Command::Create { start, requestor, operation: Box::new(operation), accepted };
-        instance.post(&self.shared, command);
+        let instance = self.add_new(record, start, requestor, accepted)?;
         match answer.await {
             Ok(answer) => answer,
             Err(_) => Err(self.shared.unanswered(&instance).await),
         }
     }
 
+    /// Takes a new instance's name and hands it its first command, before anybody else can reach it by that name.
+    fn add_new(
+        &self,
+        record: InstanceRecord,
+        start: bool,
+        requestor: Option<String>,
+        accepted: Accepted,
+    ) -> Result<Arc<Instance>> {
+        let name = (record.project.clone(), record.name.clone());
+        let mut instances = self.shared.instances_mut();
+        if instances.by_name.contains_key(&name) {
+            drop(instances);
+            self.shared.catalog_mut().allocator.forget(&record);
+            return Err(Error::Conflict(format!("Instance {:?} already exists", name.1.as_str())));
+        }
+        let new = NewOperation::on_instance(record.project.as_str(), "Creating instance", record.name.as_str());
+        let operation = self.shared.operations.start(new);
+        let telling = crate::telling::telling_of_creation(&record, start, requestor);
+        let record = InstanceRecord { operation: Some(operation.id()), telling, ..record };
+        let instance = Instance::new(record);
+        instances.by_name.insert(name, instance.id);
+        instances.by_id.insert(instance.id, instance.clone());
+        instance.post(&self.shared, Command::Create { operation: Box::new(operation), accepted });
+        Ok(instance)
+    }
+
     /// The steps that creating it would take, without doing them.
     pub fn plan_create(&self, new: NewInstance) -> Result<Vec<Step>> {
         let record = self.prepare(new)?;
         let steps = self.shared.wish(&record).map(|wish| plan::diff(&wish, &Default::default(), self.facts()));
-        self.shared.forget(&record);
+        self.shared.catalog_mut().allocator.forget(&record);
         steps
     }
 
@@ -559,7 +539,13 @@ impl Engine {
         };
         let config = catalog.config(&new.project, &wish)?;
         wish.ids = catalog.allocator.ids(if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY })?;
-        wish.nics = grant_nics(&mut catalog, &config, &BTreeMap::new(), id)?;
+        wish.nics = match grant_nics(&mut catalog, &config, &BTreeMap::new(), id) {
+            Ok(nics) => nics,
+            Err(error) => {
+                catalog.allocator.forget_ids(wish.ids);
+                return Err(error);
+            }
+        };
         let architecture = image.as_ref().map_or(self.facts().machine.clone(), |i| i.architecture().to_owned());
         Ok(InstanceRecord {
             id,
@@ -575,6 +561,7 @@ impl Engine {
             operation: None,
             newest_boot: boot,
             error: None,
+            telling: Vec::new(),
         })
     }
 

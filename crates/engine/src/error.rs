@@ -38,6 +38,9 @@ pub enum Error {
         /// Why it was not written.
         why: store::TxnError,
     },
+    /// What was decided to go does not go yet: it is tried again until it does.
+    #[error("{0}; it is tried again until it succeeds")]
+    Unfinished(String),
     /// It was given up, because somebody asked for that or the daemon stopped.
     #[error("{0}")]
     Cancelled(String),

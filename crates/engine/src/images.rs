@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::{Fingerprint, PoolName, Step};
+use store::Op;
 use tokio::sync::watch;
 
 use crate::catalog::ImageChoice;
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::{Happening, Lifecycle};
 use crate::host::{Effect, ImageFacts};
 use crate::operations::Operation;
-use crate::record::{ImageRecord, Record};
+use crate::record::{Alias, ImageRecord, Record};
 use crate::unwind::guarded;
 
 /// How far a job is.
@@ -106,7 +107,12 @@ async fn work(
             let facts = apply(shared, &Step::BuildImage { recipe: recipe.fingerprint }, tell).await?;
             let facts = facts.ok_or_else(|| Error::Internal("a build without an image".into()))?;
             let fingerprint = facts.fingerprint;
-            add(shared, facts, recipe.properties.clone(), false).await?;
+            let new = New { properties: recipe.properties.clone(), ..New::default() };
+            if let Err(error) = add(shared, facts, new).await {
+                // Files without a row are nobody's.
+                apply(shared, &Step::RemoveImage { fingerprint }, tell).await?;
+                return Err(error);
+            }
             fingerprint
         }
     };
@@ -134,46 +140,39 @@ async fn apply(shared: &Arc<Shared>, step: &Step, tell: &(dyn Fn(&str) + Send + 
     }
 }
 
-/// Remembers an image whose files are in place.
-pub(crate) async fn add(
-    shared: &Arc<Shared>,
-    facts: ImageFacts,
-    properties: std::collections::BTreeMap<String, String>,
-    public: bool,
-) -> Result<()> {
+/// What is remembered of a new image beside its facts.
+#[derive(Default)]
+pub(crate) struct New {
+    pub(crate) properties: std::collections::BTreeMap<String, String>,
+    pub(crate) public: bool,
+    pub(crate) aliases: Vec<Alias>,
+    /// What else is true with it: the end of the operation.
+    pub(crate) ops: Vec<Op>,
+}
+
+/// Remembers an image whose files are in place, all that is new of it in one commit.
+pub(crate) async fn add(shared: &Arc<Shared>, facts: ImageFacts, new: New) -> Result<()> {
     let mut all = facts.properties.clone();
-    all.extend(properties);
+    all.extend(new.properties);
     let fingerprint = facts.fingerprint;
     let record = ImageRecord {
         facts,
         properties: all,
-        public,
+        public: new.public,
         uploaded_ms: clock::now_ms(),
         last_used_ms: 0,
         pools: Vec::new(),
     };
-    let op = record.put();
-    shared.catalog_mut().images.insert(fingerprint, record);
-    if let Err(error) = shared.submit_and_wait(store::Class::Wish, vec![op]).await {
-        // Not remembered, so it is not here either: whoever is told that it failed must not find it.
-        shared.catalog_mut().images.remove(&fingerprint);
-        forget_files(shared, fingerprint).await;
-        return Err(error);
-    }
+    let mut ops = vec![record.put()];
+    ops.extend(new.aliases.iter().map(Record::put));
+    ops.extend(new.ops);
+    shared.submit_and_wait(store::Class::Wish, ops).await?;
+    let mut catalog = shared.catalog_mut();
+    catalog.images.insert(fingerprint, record);
+    catalog.aliases.extend(new.aliases.into_iter().map(|alias| (alias.name.clone(), alias)));
+    drop(catalog);
     tell(shared, "image-created", fingerprint);
     Ok(())
-}
-
-/// Removes what there is of an image that nobody knows.
-async fn forget_files(shared: &Arc<Shared>, fingerprint: Fingerprint) {
-    let pools: Vec<PoolName> = shared.catalog().pools.keys().cloned().collect();
-    let unused = pools.into_iter().filter(|pool| !shared.is_layer_used(fingerprint, pool));
-    let layers = unused.map(|pool| Step::RemoveLayer { fingerprint, pool });
-    for step in std::iter::once(Step::RemoveImage { fingerprint }).chain(layers.collect::<Vec<_>>()) {
-        if let Err(error) = shared.host.apply(&step, &|_| {}).await {
-            tracing::error!(%fingerprint, %error, "not removed; the next start of the daemon does it");
-        }
-    }
 }
 
 /// Tells a step in an image's life.

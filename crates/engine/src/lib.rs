@@ -5,6 +5,7 @@
 mod access;
 mod actor;
 mod allocate;
+mod back;
 mod catalog;
 mod clock;
 mod defaults;
@@ -14,6 +15,7 @@ mod engine;
 mod error;
 mod events;
 mod gate;
+mod grants;
 mod host;
 mod images;
 mod kept;
@@ -27,6 +29,7 @@ mod rebuild;
 mod record;
 mod streams;
 mod sweep;
+mod telling;
 mod told;
 mod unwind;
 mod verbs;
@@ -52,7 +55,8 @@ pub use operations::{Class, NewOperation, Operation, OperationView, Operations, 
 pub use plan::sentence;
 pub use rebuild::UNMIRRORED;
 pub use record::{
-    Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, WishState,
+    Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, Telling,
+    WishState,
 };
 pub use unwind::panic_text;
 pub use verbs::{NewInstance, Patch, Update, Verb};

@@ -16,6 +16,12 @@ use crate::operations::{Class as OperationClass, NewOperation, Operation, Operat
 use crate::record::{Alias, ImageRecord, NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord, Record};
 use crate::{clock, operations};
 
+/// What the building of an image is called.
+pub(crate) const BUILDING: &str = "Building image";
+
+/// What the deletion of an image is called.
+pub(crate) const DELETING: &str = "Deleting image";
+
 /// What a client says about an image that it sends.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ImageWish {
@@ -63,11 +69,20 @@ impl Engine {
         found.ok_or_else(|| Error::NotFound(format!("Image alias {name:?} not found")))
     }
 
-    /// Gives an image another name.
-    pub async fn create_alias(&self, alias: Alias) -> Result<()> {
+    /// Whether it may be a name of an image, and is none yet.
+    fn check_new_alias(&self, alias: &Alias) -> Result<()> {
         if alias.name.is_empty() || alias.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(Error::Invalid(format!("{:?} is no name for an image", alias.name)));
         }
+        if self.shared.catalog().aliases.contains_key(&alias.name) {
+            return Err(Error::Conflict(format!("Alias {:?} already exists", alias.name)));
+        }
+        Ok(())
+    }
+
+    /// Gives an image another name.
+    pub async fn create_alias(&self, alias: Alias) -> Result<()> {
+        self.check_new_alias(&alias)?;
         {
             let mut catalog = self.shared.catalog_mut();
             catalog.image_by_fingerprint(alias.target)?;
@@ -130,22 +145,49 @@ impl Engine {
             if engine.shared.catalog().images.contains_key(&fingerprint) {
                 return Err(Error::Conflict(format!("Image {fingerprint} already exists")));
             }
-            let size = facts.size;
-            images::add(&engine.shared, *facts, wish.properties, wish.public).await?;
-            engine.note_layers(fingerprint).await;
-            engine.name_image(fingerprint, &wish.aliases).await?;
             operation.set_metadata("fingerprint", fingerprint.to_string().into());
-            operation.set_metadata("size", size.to_string().into());
+            operation.set_metadata("size", facts.size.to_string().into());
+            let added = engine.add_upload(*facts, wish, &operation).await;
+            if added.is_err() && engine.here(&fingerprint.to_string()).is_err() {
+                // Nobody may have it, and it is in the way of nobody.
+                engine.discard(&Step::RemoveImage { fingerprint }).await;
+            }
+            added?;
+            engine.note_layers(fingerprint).await;
             Ok(())
         })
         .await
+    }
+
+    /// The image, its names and the end of the operation are remembered in one commit, or none of them.
+    async fn add_upload(&self, facts: crate::host::ImageFacts, wish: ImageWish, operation: &Operation) -> Result<()> {
+        let target = facts.fingerprint;
+        let aliases = wish.aliases.into_iter().map(|(name, description)| Alias { name, description, target });
+        let aliases: Vec<Alias> = aliases.collect();
+        aliases.iter().try_for_each(|alias| self.check_new_alias(alias))?;
+        let ops = vec![operations::document(&operation.as_ended(Ok(())))];
+        let new = images::New { properties: wish.properties, public: wish.public, aliases, ops };
+        images::add(&self.shared, facts, new).await
+    }
+
+    /// What was decided to go is tried a few times; what still stays is removed when the daemon starts the next time, or by
+    /// `doctor --repair`.
+    async fn discard(&self, step: &Step) {
+        for attempt in 1..=crate::actor::TRIES {
+            match self.shared.host.apply(step, &|_| {}).await {
+                Ok(_) => return,
+                Err(error) => tracing::error!(%error, step = step.name(), attempt, "not removed yet"),
+            }
+            tokio::time::sleep(crate::actor::pause(attempt)).await;
+        }
     }
 
     /// Builds an image from a recipe, unless it is here. Returns at once; the operation tells the rest.
     pub async fn build_image(&self, word: &str, wish: ImageWish) -> Result<OperationView> {
         let choice = self.image(word)?;
         let engine = self.clone();
-        self.image_task(Class::Wish, "Building image", Default::default(), |operation| async move {
+        let resources = [("images".to_owned(), vec![format!("/1.0/images/{}", choice.fingerprint())])].into();
+        self.image_task(Class::Wish, BUILDING, resources, |operation| async move {
             let pool = engine.shared.catalog().pools.keys().next().cloned();
             let pool = pool.ok_or_else(|| Error::NotFound("There is no storage pool".into()))?;
             let images = &engine.shared.images;
@@ -249,11 +291,11 @@ impl Engine {
         let engine = self.clone();
         let fingerprint = record.facts.fingerprint;
         let resources = [("images".to_owned(), vec![format!("/1.0/images/{fingerprint}")])].into();
-        self.image_task(Class::Frees, "Deleting image", resources, |_| async move {
+        self.image_task(Class::Frees, DELETING, resources, |_| async move {
             let shared = &engine.shared;
+            let of = |alias: &Alias| alias.target == fingerprint;
             // The wish first: what is left on the disk without it is swept.
             let mut ops = vec![record.delete()];
-            let of = |alias: &Alias| alias.target == fingerprint;
             ops.extend(shared.catalog().aliases.values().filter(|alias| of(alias)).map(Record::delete));
             shared.submit_and_wait(Class::Frees, ops).await?;
             {
@@ -262,9 +304,9 @@ impl Engine {
                 catalog.aliases.retain(|_, alias| !of(alias));
             }
             images::tell(shared, "image-deleted", fingerprint);
-            shared.host.apply(&Step::RemoveImage { fingerprint }, &|_| {}).await?;
+            engine.discard(&Step::RemoveImage { fingerprint }).await;
             for pool in record.pools.iter().filter(|pool| !shared.is_layer_used(fingerprint, pool)) {
-                shared.host.apply(&Step::RemoveLayer { fingerprint, pool: pool.clone() }, &|_| {}).await?;
+                engine.discard(&Step::RemoveLayer { fingerprint, pool: pool.clone() }).await;
             }
             Ok(())
         })

@@ -1,9 +1,10 @@
 //! How often a guest was started lately, so that one that reboots at once, for ever, does not eat a core.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::BootGen;
+use tokio::time::Instant;
 
 /// A guest that lives for less reboots quickly: no system is up and of use in less.
 const QUICK: Duration = Duration::from_secs(10);

@@ -102,6 +102,22 @@ pub struct InstanceRecord {
     pub newest_boot: BootGen,
     /// Why the wish could not be reached.
     pub error: Option<String>,
+    /// What is told once the wish is reached, by whichever daemon lives then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub telling: Vec<Telling>,
+}
+
+/// A lifecycle event that is yet to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Telling {
+    /// What, like `instance-started`.
+    pub action: String,
+    /// More about it.
+    pub context: BTreeMap<String, serde_json::Value>,
+    /// Who asked; `None` for the guest itself.
+    pub requestor: Option<String>,
+    /// It is true of an operation that failed, too.
+    pub always: bool,
 }
 
 impl Record for InstanceRecord {

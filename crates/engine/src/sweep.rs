@@ -1,5 +1,6 @@
 //! What is on the host without being remembered: begun by a daemon that died before its first commit, and never promised to
-//! anybody. It is removed when the daemon starts. An image that was built is kept: building it again gives the same.
+//! anybody; or left by a deletion. It is removed when the daemon starts. So is an image whose building was not written down:
+//! nobody can tell it from one that was to be deleted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use model::{
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::host::Survey;
-use crate::images;
+use crate::record::Record;
 
 /// Removes what is not remembered. Failures are told and left for the next start or `doctor`.
 ///
@@ -89,10 +90,7 @@ async fn sweep_images(shared: &Arc<Shared>, survey: &Survey) -> Result<()> {
         if shared.catalog().images.contains_key(&fingerprint) {
             continue;
         }
-        match facts.recipe {
-            Some(_) => images::add(shared, facts.clone(), Default::default(), false).await?,
-            None => drop(shared.host.apply(&Step::RemoveImage { fingerprint }, &|_| {}).await?),
-        }
+        drop(shared.host.apply(&Step::RemoveImage { fingerprint }, &|_| {}).await?);
     }
     for (fingerprint, pool) in &survey.layers {
         let known = shared.catalog().images.get(fingerprint).map(|image| image.pools.contains(pool));
@@ -103,6 +101,7 @@ async fn sweep_images(shared: &Arc<Shared>, survey: &Survey) -> Result<()> {
                 let mut catalog = shared.catalog_mut();
                 if let Some(image) = catalog.images.get_mut(fingerprint) {
                     image.pools.push(pool.clone());
+                    drop(shared.submit(store::Class::Settled, vec![image.put()]));
                 }
             }
             None if shared.is_layer_used(*fingerprint, pool) => {}

@@ -43,7 +43,7 @@ impl From<Error> for ApiError {
             Error::Store(store) if store.is_full() => StatusCode::INSUFFICIENT_STORAGE,
             Error::Store(store) if store.is_for_later() => StatusCode::SERVICE_UNAVAILABLE,
             Error::Cancelled(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Step(_) | Error::Store(_) | Error::Unwritten { .. } | Error::Internal(_) => {
+            Error::Step(_) | Error::Store(_) | Error::Unwritten { .. } | Error::Unfinished(_) | Error::Internal(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };

@@ -314,7 +314,7 @@ impl Store {
     pub fn submit_as(&self, class: Class, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
         self.with(|state| match state {
             State::Open { writer, .. } => writer.submit(class, txn),
-            State::Memory(memory) => memory.submit(txn),
+            State::Memory(memory) => memory.submit(class, txn),
             State::Damaged { reason, .. } => {
                 let (answer, receiver) = oneshot::channel();
                 let _ = answer.send(Err(TxnError::ReadOnly(reason.clone())));

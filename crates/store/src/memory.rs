@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::{Document, Event, Op, Txn, TxnError};
+use crate::{Class, Document, Event, Op, Txn, TxnError};
 
 /// What is on the disk that is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,19 +24,21 @@ pub struct Memory {
     submitted: Arc<Notify>,
 }
 
-type Waiting = (Txn, oneshot::Sender<Result<u64, TxnError>>);
+type Waiting = (Class, Txn, oneshot::Sender<Result<u64, TxnError>>);
 
 #[derive(Debug, Default)]
 struct State {
     kept: Kept,
     /// In their order. Bounded by the test that has it.
     waiting: VecDeque<Waiting>,
+    /// What happened and could not be written; it goes before the next transaction that can.
+    owed: Vec<Op>,
 }
 
 impl Memory {
     /// A database with what an earlier one left.
     pub fn new(kept: Kept) -> Memory {
-        let state = State { kept, waiting: VecDeque::new() };
+        let state = State { kept, ..State::default() };
         Memory { state: Arc::new(Mutex::new(state)), submitted: Arc::default() }
     }
 
@@ -53,7 +55,7 @@ impl Memory {
     pub fn kept_with_waiting(&self) -> Kept {
         let state = self.state();
         let mut kept = state.kept.clone();
-        for (txn, _) in &state.waiting {
+        for (_, txn, _) in &state.waiting {
             // One that is refused changes nothing.
             let _ = kept.commit(txn);
         }
@@ -70,17 +72,28 @@ impl Memory {
     /// Lets the oldest transaction that waits happen, or fail with what is given, and keeps its answer back.
     pub fn take(&self, failure: Option<TxnError>) -> Option<Told> {
         let mut state = self.state();
-        let (txn, answer) = state.waiting.pop_front()?;
+        let (class, txn, answer) = state.waiting.pop_front()?;
         let result = match failure {
-            Some(error) => Err(error),
-            None => state.kept.commit(&txn),
+            Some(error) => {
+                let settled = class == Class::Settled;
+                state.owed.extend(txn.ops.into_iter().filter(|op| settled || matches!(op, Op::Event(_))));
+                Err(error)
+            }
+            None => {
+                let ops = std::mem::take(&mut state.owed);
+                if !ops.is_empty() {
+                    // Somebody else may have what was to be claimed: that is for good.
+                    let _ = state.kept.commit(&Txn { compare: Vec::new(), ops });
+                }
+                state.kept.commit(&txn)
+            }
         };
         Some(Told { answer, result })
     }
 
-    pub(crate) fn submit(&self, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
+    pub(crate) fn submit(&self, class: Class, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
         let (answer, receiver) = oneshot::channel();
-        self.state().waiting.push_back((txn, answer));
+        self.state().waiting.push_back((class, txn, answer));
         self.submitted.notify_one();
         receiver
     }

@@ -1,6 +1,6 @@
 //! A host that behaves: it has roots, groups, guests and links, does steps on them, and refuses what a real one would.
 //!
-//! Its [`World`] outlives the engine, as a real host outlives its daemon. Faults are asked for by the number of the step.
+//! Its [`World`] outlives the engine, as a real host outlives its daemon. What goes wrong is in [`crate::faults`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,24 +11,11 @@ use engine::{
 };
 use model::{
     Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, GroupSeen, GuestSeen, HostFacts, InstanceId, Knob,
-    NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, Settings, Step,
+    NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource, Settings, Step,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
-/// What goes wrong at one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The daemon dies before it.
-    CrashBefore,
-    /// The daemon dies after it, before it learns that it was done.
-    CrashAfter,
-    /// The host refuses it.
-    Refuse,
-    /// The host refuses it the first time only, being short of something.
-    RefuseOnce,
-    /// It is done twice.
-    Twice,
-}
+use crate::faults::{At, Fault, Faults};
 
 /// One boot in the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +37,8 @@ pub struct FakeBoot {
 /// The host itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct World {
-    /// Root file systems.
-    pub roots: BTreeSet<(InstanceId, RootGen)>,
+    /// Root file systems, and what they are based on.
+    pub roots: BTreeMap<(InstanceId, RootGen), RootSource>,
     /// Boots of which something is left.
     pub boots: BTreeMap<Boot, FakeBoot>,
     /// Images.
@@ -62,6 +49,8 @@ pub struct World {
     pub pools: BTreeSet<PoolName>,
     /// Networks.
     pub networks: BTreeSet<NetworkName>,
+    /// Keepers that died and were replaced.
+    pub keepers_lost: usize,
     /// Guests that do not halt when asked.
     pub stubborn: BTreeSet<InstanceId>,
     /// Steps that were done, by name.
@@ -75,12 +64,9 @@ pub struct World {
 pub struct FakeHost {
     world: Arc<Mutex<World>>,
     facts: HostFacts,
-    fault: Mutex<Option<(usize, Fault)>>,
-    /// Told when the daemon is to die.
-    pub crash: Arc<Notify>,
+    faults: Arc<Faults>,
     events: mpsc::Sender<HostEvent>,
     receiver: Mutex<Option<mpsc::Receiver<HostEvent>>>,
-    count: Mutex<usize>,
 }
 
 /// Facts of a host that has everything.
@@ -102,18 +88,10 @@ pub fn facts() -> HostFacts {
 }
 
 impl FakeHost {
-    /// A daemon's hold on a world, with a fault at the n-th step (from 0) that this daemon does.
-    pub fn new(world: Arc<Mutex<World>>, fault: Option<(usize, Fault)>) -> FakeHost {
+    /// A daemon's hold on a world.
+    pub fn new(world: Arc<Mutex<World>>, faults: Arc<Faults>) -> FakeHost {
         let (events, receiver) = mpsc::channel(64);
-        FakeHost {
-            world,
-            facts: facts(),
-            fault: Mutex::new(fault),
-            crash: Arc::new(Notify::new()),
-            events,
-            receiver: Mutex::new(Some(receiver)),
-            count: Mutex::new(0),
-        }
+        FakeHost { world, facts: facts(), faults, events, receiver: Mutex::new(Some(receiver)) }
     }
 
     /// The world.
@@ -121,48 +99,65 @@ impl FakeHost {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Steps done so far by this daemon.
-    pub fn steps(&self) -> usize {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What goes wrong.
+    pub fn faults(&self) -> &Arc<Faults> {
+        &self.faults
     }
 
-    /// Sets a fault at the n-th step from now.
-    pub fn arm(&self, n: usize, fault: Fault) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) = 0;
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((n, fault));
-    }
-
-    /// The guest of an instance ends by itself.
+    /// The guest of an instance ends by itself. What is held still can only be killed.
     pub fn end_guest(&self, id: InstanceId, end: End) {
-        let mut world = self.world();
-        for (boot, fake) in &mut world.boots {
-            if boot.id == id && matches!(fake.guest, GuestSeen::Running { .. }) {
+        for (boot, fake) in &mut self.world().boots {
+            let frozen = fake.group.as_ref().is_some_and(|group| group.frozen) && !matches!(end, End::Signal(_));
+            if boot.id == id && matches!(fake.guest, GuestSeen::Running { .. }) && !frozen {
                 fake.guest = GuestSeen::Ended(end);
                 fake.nics.clear();
             }
         }
-        drop(world);
         let _ = self.events.try_send(HostEvent::Changed(id));
     }
 
-    fn fault_now(&self) -> Option<Fault> {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = *count;
-        *count += 1;
-        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        match *fault {
-            Some((n, kind)) if n == now => {
-                // A host that refuses goes on refusing that step; see `apply`.
-                *fault = None;
-                Some(kind)
+    /// Does a step twice: that must be the same as once.
+    fn twice(&self, step: &Step) -> Result<Effect, StepError> {
+        let mut world = self.world();
+        let first = world.apply(step);
+        let mut once = world.clone();
+        let second = world.apply(step);
+        (once.log, once.next_pid) = (world.log.clone(), world.next_pid);
+        if *world != once || first.is_ok() != second.is_ok() {
+            world.violations.push(format!("{} done twice is not the same as done once", step.name()));
+        }
+        second.map_err(|why| refused(step, &why))
+    }
+
+    /// All keepers die, or those of one instance. Guests that run are taken over by others; what a keeper held back or only
+    /// remembered is gone with it.
+    pub fn lose_keepers(&self, of: Option<InstanceId>) {
+        let mut world = self.world();
+        let mut told = Vec::new();
+        for (boot, fake) in world.boots.iter_mut().filter(|(b, f)| f.keeper && of.is_none_or(|id| b.id == id)) {
+            match fake.guest {
+                GuestSeen::Running { .. } => told.push(HostEvent::KeeperLost { boot: *boot, sessions: Some(0) }),
+                GuestSeen::Ended(_) => {
+                    // The process that starts keepers is told how their guests ended.
+                    told.push(HostEvent::Changed(boot.id));
+                }
+                GuestSeen::Absent | GuestSeen::Prepared { .. } => {
+                    (fake.guest, fake.keeper) = (GuestSeen::Absent, false);
+                    fake.nics.clear();
+                    told.push(HostEvent::Changed(boot.id));
+                }
             }
-            _ => None,
+        }
+        world.keepers_lost += told.len();
+        drop(world);
+        for event in told {
+            let _ = self.events.try_send(event);
         }
     }
 }
 
-fn refused(step: &Step, why: &str, transient: bool) -> StepError {
-    StepError { step: step.name().into(), message: format!("{}: {why}", step.name()), hint: None, transient }
+fn refused(step: &Step, why: &str) -> StepError {
+    StepError { step: step.name().into(), message: format!("{}: {why}", step.name()), hint: None, transient: false }
 }
 
 impl World {
@@ -193,12 +188,12 @@ impl World {
             Step::EnsureNetwork { network } => drop(self.networks.insert(network.name.clone())),
             Step::RemoveNetwork { name } => drop(self.networks.remove(name)),
             Step::CreateRoot { id, root, pool, source } => {
-                if let model::RootSource::Image(fingerprint) = source
+                if let RootSource::Image(fingerprint) = source
                     && !self.layers.contains(&(*fingerprint, pool.clone()))
                 {
                     return Err("its layer is missing".into());
                 }
-                self.roots.insert((*id, *root));
+                self.roots.insert((*id, *root), *source);
             }
             Step::DiscardRoot { id, root, .. } => {
                 let used = self.boots.iter().any(|(b, f)| b.id == *id && f.root == Some(*root) && is_alive(&f.guest));
@@ -215,7 +210,7 @@ impl World {
     fn boot_step(&mut self, step: &Step) -> Result<Effect, String> {
         match step {
             Step::CreateGroup { boot, settings, .. } => self.create_group(*boot, settings),
-            Step::Spawn { boot, root, .. } => return self.spawn(*boot, *root),
+            Step::Spawn { boot, root, source, .. } => return self.spawn(*boot, *root, *source),
             Step::AttachNic { boot, nic } => {
                 let fake = self.alive(*boot)?;
                 let seen = NicSeen { host_name: format!("v{}", nic.device), mac: Some(nic.mac), complete: true };
@@ -289,9 +284,15 @@ impl World {
         fake.group = Some(GroupSeen { frozen: false, settings: settings.clone(), complete: true });
     }
 
-    fn spawn(&mut self, boot: Boot, root: RootGen) -> Result<Effect, String> {
-        if !self.roots.contains(&(boot.id, root)) {
-            return Err("its root is missing".into());
+    fn spawn(&mut self, boot: Boot, root: RootGen, source: RootSource) -> Result<Effect, String> {
+        let based_on = *self.roots.get(&(boot.id, root)).ok_or("its root is missing")?;
+        if based_on != source {
+            self.violations.push(format!("root {root} of {} is based on {based_on:?}, not on {source:?}", boot.id));
+        }
+        if let RootSource::Image(fingerprint) = based_on
+            && !self.layers.iter().any(|(of, _)| *of == fingerprint)
+        {
+            return Err("its layer is missing".into());
         }
         // The upper layer of one root must not be in two overlays.
         let twice =
@@ -355,6 +356,13 @@ impl Host for FakeHost {
 
     fn observe<'a>(&'a self, id: InstanceId, _pool: &'a PoolName) -> BoxFuture<'a, Result<Observed, StepError>> {
         Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.faults.live_on().await;
+            match self.faults.next(At::Look, "look") {
+                Some(Fault::CrashBefore | Fault::CrashAfter) => self.faults.die_now().await,
+                Some(_) => return Err(engine::step_error("observe", "the look failed on purpose")),
+                None => {}
+            }
             let world = self.world();
             let boots = world.boots.iter().filter(|(boot, _)| boot.id == id).map(|(boot, fake)| {
                 let seen = BootSeen {
@@ -365,16 +373,17 @@ impl Host for FakeHost {
                 };
                 (boot.generation, seen)
             });
-            let roots = world.roots.iter().filter(|(of, _)| *of == id).map(|(_, root)| *root).collect();
+            let roots = world.roots.keys().filter(|(of, _)| *of == id).map(|(_, root)| *root).collect();
             Ok(Observed { roots, boots: boots.collect() })
         })
     }
 
     fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>> {
         Box::pin(async move {
+            self.faults.live_on().await;
             let world = self.world();
             let pool: PoolName = "default".parse().expect("name");
-            let ids = world.roots.iter().map(|(id, _)| *id).chain(world.boots.keys().map(|boot| boot.id));
+            let ids = world.roots.keys().map(|(id, _)| *id).chain(world.boots.keys().map(|boot| boot.id));
             Ok(Survey {
                 instances: ids.map(|id| (id, pool.clone())).collect(),
                 images: world.images.iter().map(|(f, r)| image_facts(*f, *r)).collect(),
@@ -387,31 +396,18 @@ impl Host for FakeHost {
         Box::pin(async move {
             // Real steps take a moment, in which others run.
             tokio::task::yield_now().await;
-            let fault = self.fault_now();
+            self.faults.live_on().await;
+            let fault = self.faults.next(At::Step, step.name());
             match fault {
-                Some(Fault::CrashBefore) => {
-                    self.crash.notify_one();
-                    std::future::pending::<()>().await;
-                }
-                Some(Fault::Refuse) => return Err(refused(step, "refused on purpose", false)),
-                Some(Fault::RefuseOnce) => return Err(refused(step, "short of memory on purpose", true)),
-                Some(Fault::Twice) => {
-                    let first = self.world().apply(step);
-                    let mut before = self.world().clone();
-                    let second = self.world().apply(step);
-                    let mut world = self.world();
-                    (before.log, before.next_pid) = (world.log.clone(), world.next_pid);
-                    if *world != before || first.is_ok() != second.is_ok() {
-                        world.violations.push(format!("{} done twice is not the same as done once", step.name()));
-                    }
-                    return second.map_err(|why| refused(step, &why, false));
-                }
+                Some(Fault::CrashBefore) => self.faults.die_now().await,
+                Some(Fault::Refuse | Fault::RefuseAlways) => return Err(refused(step, "refused on purpose")),
+                Some(Fault::Twice) => return self.twice(step),
+                Some(Fault::LoseKeepers) => self.lose_keepers(None),
                 Some(Fault::CrashAfter) | None => {}
             }
-            let done = self.world().apply(step).map_err(|why| refused(step, &why, false));
+            let done = self.world().apply(step).map_err(|why| refused(step, &why));
             if fault == Some(Fault::CrashAfter) {
-                self.crash.notify_one();
-                std::future::pending::<()>().await;
+                self.faults.die_now().await;
             }
             done
         })

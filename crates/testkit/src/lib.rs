@@ -2,7 +2,9 @@
 //!
 //! Never a dependency of anything but tests.
 
+mod access;
 pub mod fake;
+pub mod faults;
 pub mod fuzz;
 pub mod model;
 pub mod mount;

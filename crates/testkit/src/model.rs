@@ -166,6 +166,10 @@ impl Ask {
             (Ask::Restart { .. }, _, Some(ran)) => {
                 vec![now, Some(Instance { power: Power::Stopped, ..ran }), stopped(ran)]
             }
+            // It ends, and that cannot be written down.
+            (Ask::Stop { .. }, _, Some(ran)) => {
+                vec![now, stopped(ran), Some(Instance { power: Power::Stopped, ..ran })]
+            }
             _ => vec![now],
         }
     }
@@ -208,11 +212,12 @@ impl End {
 /// and still is (the disk is full).
 pub fn explain(before: State, command: &Command, outcomes: &[Outcome], trouble: bool) -> BTreeSet<State> {
     let disturbance = command.disturbed.map(|(disturbance, _)| disturbance);
-    // What only takes listeners or nothing away is no excuse for a failure.
-    let harmless = matches!(
-        disturbance,
-        None | Some(Disturbance::ClientVanishes | Disturbance::FreeDisk | Disturbance::KillKeeper)
-    );
+    // A listener that goes away is no excuse for a failure, nor is a keeper that dies while nothing is asked.
+    let harmless = match disturbance {
+        None | Some(Disturbance::ClientVanishes | Disturbance::FreeDisk) => true,
+        Some(Disturbance::KillKeeper) => command.asks.is_empty(),
+        Some(_) => false,
+    };
     let end = match disturbance {
         Some(Disturbance::GuestEnds(end)) => Some(end),
         _ => None,

@@ -66,13 +66,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 pub(crate) fn all(workspace: &Workspace) -> Result<Count> {
     let files = files(&workspace.root)?;
     let text = |path: &str| files.iter().find(|file| file.path == path).map_or("", |file| file.text.as_str());
-    let checks: [(&str, Found); 9] = [
+    let (engine, crash) = (tables::folder(&files, tables::ENGINE), tables::folder(&files, tables::CRASH));
+    let checks: [(&str, Found); 10] = [
         ("layers", edges::check(&workspace.packages).into()),
         ("outside crates", manifest::check(text("Cargo.toml"), &manifests(&files)).into()),
         ("lock file", manifest::check_lock(text("Cargo.lock")).into()),
         ("unsafe", absences::check_unsafe(&files).into()),
         ("absences", absences::check_daemon(&files).into()),
-        ("crash table", tables::check(text(tables::STEPS), text(tables::VERBS), text(tables::CRASH)).into()),
+        ("crash table", tables::check(text(tables::STEPS), text(tables::VERBS), &crash).into()),
+        ("crash table of functions", tables::check_functions(&engine, &crash).into()),
         ("sizes", sizes::check(&files)),
         ("tests", absences::check_tests(&files).into()),
         ("words", words::check(&files).into()),

@@ -1,16 +1,56 @@
-//! Every step and every verb is in the crash table.
+//! Every step, every verb and every public function that changes something is in the crash table.
 
-use super::code;
+use super::{File, code};
 
 pub(crate) const STEPS: &str = "crates/model/src/step.rs";
 pub(crate) const VERBS: &str = "crates/engine/src/verbs.rs";
-pub(crate) const CRASH: &str = "crates/engine/tests/crash.rs";
+pub(crate) const CRASH: &str = "crates/engine/tests/crash/";
+pub(crate) const ENGINE: &str = "crates/engine/src/";
+
+/// Public asynchronous functions of the engine that change no wish: they wait, read, or end what no loop goes on with (streams).
+const WISHLESS: [&str; 7] = ["cancelled", "diagnose", "finish_streams", "flush", "past_events", "rest", "wait"];
 
 /// Steps that no host is ever asked for: the engine itself turns them into others.
 const RESOLVED: [&str; 1] = ["EnsureImage"];
 
+/// All files of a folder as one text.
+pub(crate) fn folder(files: &[File], path: &str) -> String {
+    files
+        .iter()
+        .filter(|file| file.path.starts_with(path))
+        .map(|file| file.text.as_str())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// A public function that changes something, and may do so step by step, is asynchronous: no other can reach host or database.
+/// It has a row when the crash tests call it.
+pub(crate) fn check_functions(engine: &str, crash: &str) -> Vec<String> {
+    let (engine, crash) = (code::only(engine), code::only(crash));
+    let name = |line: &str| {
+        let rest = line.trim_start().strip_prefix("pub async fn ")?;
+        Some(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>())
+    };
+    let functions: Vec<String> = engine.lines().filter_map(name).collect();
+    let mut wrong = Vec::new();
+    if functions.is_empty() {
+        wrong.push(format!(
+            "{ENGINE} has no public function any more: tell crates/xtask/src/tidy/tables.rs where it went"
+        ));
+    }
+    for function in functions.iter().filter(|name| !WISHLESS.contains(&name.as_str())) {
+        let called = ["engine.", "Engine::"].map(|of| format!("{of}{function}("));
+        if !called.iter().any(|call| crash.contains(call)) {
+            wrong.push(format!(
+                "{CRASH}: no row calls {function} (add a row to ROWS that does, or name it in WISHLESS of crates/xtask/src/tidy/tables.rs when it changes no wish)"
+            ));
+        }
+    }
+    wrong
+}
+
 /// A step has a row when its name is in the table `STEPS` of the crash tests, whose run fails when a name in it is not hit;
-/// a verb when a case asks for it.
+/// a verb when a row asks for it.
 pub(crate) fn check(steps: &str, verbs: &str, crash: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let code = code::only(crash);
@@ -25,7 +65,7 @@ pub(crate) fn check(steps: &str, verbs: &str, crash: &str) -> Vec<String> {
     // A commented row is none: the lines of the table that are code, with their strings.
     let kept = crash.lines().zip(code.lines()).filter(|(_, code)| !code.trim().is_empty()).map(|(line, _)| line);
     let rows: String = kept
-        .skip_while(|line| !line.trim_start().starts_with("const STEPS"))
+        .skip_while(|line| !line.contains("const STEPS"))
         .take_while(|line| !line.contains("];"))
         .collect::<Vec<_>>()
         .join("\n");
@@ -33,13 +73,13 @@ pub(crate) fn check(steps: &str, verbs: &str, crash: &str) -> Vec<String> {
         let name = snake(step);
         if !rows.contains(&format!("\"{name}\"")) {
             wrong.push(format!(
-                "{CRASH}: the step {step} is in no row (add \"{name}\" to STEPS, and a case that does it)"
+                "{CRASH}: the step {step} is in no row (add \"{name}\" to STEPS, and a row that does it)"
             ));
         }
     }
     for verb in &verbs {
         if code::lines_with(&code, &format!("Verb::{verb}")).is_empty() {
-            wrong.push(format!("{CRASH}: the verb {verb} is in no row (add a case that asks for Verb::{verb})"));
+            wrong.push(format!("{CRASH}: the verb {verb} is in no row (add a row that asks for Verb::{verb})"));
         }
     }
     wrong
@@ -91,6 +131,15 @@ mod tests {
         assert_eq!(variants(VERB, "Verb"), ["Start", "Stop"]);
         assert_eq!(variants(VERB, "Step"), [""; 0]);
         assert_eq!(snake("AttachNic"), "attach_nic");
+    }
+
+    #[test]
+    fn a_function_that_no_row_calls_is_found() {
+        let engine = "impl Engine {\n    pub async fn ask(&self) {}\n    pub fn list(&self) {}\n    pub async fn rest(&self) {}\n    // pub async fn no()\n    pub async fn start() {}\n}";
+        assert_eq!(check_functions(engine, "self.engine.ask(x); Engine::start(y)"), [""; 0]);
+        let wrong = check_functions(engine, "// engine.ask(x)\nEngine::start(y)");
+        assert!(wrong.len() == 1 && wrong[0].contains("calls ask"), "{wrong:?}");
+        assert_eq!(check_functions("", "").len(), 1);
     }
 
     #[test]

@@ -1,0 +1,87 @@
+//! What an instance is given when its definition changes, and what of it is taken back.
+
+use std::collections::BTreeMap;
+
+use model::{DeviceName, IdMap, InstanceId};
+
+use crate::catalog::Catalog;
+use crate::engine::Shared;
+use crate::error::{Error, Result};
+use crate::record::{InstanceRecord, NicGrant, WishState};
+
+impl Shared {
+    /// Gives a changed definition what its NICs need, and checks it.
+    pub(crate) fn regrant(&self, before: &InstanceRecord, wish: &mut WishState) -> Result<()> {
+        let mut catalog = self.catalog_mut();
+        let config = catalog.config(&before.project, wish)?;
+        if config.root.pool != before.pool {
+            return Err(Error::Invalid("The pool of a root disk can't be changed; copy the instance instead".into()));
+        }
+        if (config.sandbox.nesting && wish.ids.count < IdMap::NESTING)
+            || !config.sandbox.nesting && wish.ids.count > IdMap::ORDINARY
+        {
+            if wish.power.boot().is_some() {
+                return Err(Error::Invalid(
+                    "security.nesting changes the range of ids: stop the instance first".into(),
+                ));
+            }
+            let count = if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY };
+            wish.ids = catalog.allocator.ids(count)?;
+        }
+        match grant_nics(&mut catalog, &config, &wish.nics, before.id) {
+            Ok(grants) => wish.nics = grants,
+            Err(error) => {
+                if wish.ids != before.wish.ids {
+                    catalog.allocator.forget_ids(wish.ids);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what was given out to an instance meanwhile, and is not its own in the end.
+    pub(crate) fn take_back(&self, had: &[WishState], record: &InstanceRecord) {
+        let mut catalog = self.catalog_mut();
+        had.iter().for_each(|wish| catalog.allocator.forget_wish(wish));
+        catalog.allocator.note(record);
+    }
+}
+
+/// What each NIC of a definition was given, or is given now.
+pub(crate) fn grant_nics(
+    catalog: &mut Catalog,
+    config: &config::InstanceConfig,
+    had: &BTreeMap<DeviceName, NicGrant>,
+    id: InstanceId,
+) -> Result<BTreeMap<DeviceName, NicGrant>> {
+    let mut grants: BTreeMap<DeviceName, NicGrant> = BTreeMap::new();
+    for choice in &config.nics {
+        let fits = |grant: &&NicGrant| {
+            grant.network == choice.network
+                && choice.mac.is_none_or(|mac| mac == grant.mac)
+                && choice.ipv4.is_none_or(|a| grant.ipv4.map(Into::into) == Some(a))
+                && choice.ipv6.is_none_or(|a| grant.ipv6.map(Into::into) == Some(a))
+        };
+        let granted = match had.get(&choice.device).filter(fits) {
+            Some(grant) => Ok(grant.clone()),
+            None => {
+                let network = catalog.network(&choice.network)?.clone();
+                catalog.allocator.nic(choice, &network, id)
+            }
+        };
+        match granted {
+            Ok(grant) => drop(grants.insert(choice.device.clone(), grant)),
+            Err(error) => {
+                // What was newly given goes back.
+                for (device, grant) in &grants {
+                    if had.get(device) != Some(grant) {
+                        catalog.allocator.forget_grant(grant);
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(grants)
+}

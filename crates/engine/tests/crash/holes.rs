@@ -1,0 +1,204 @@
+//! Holes that the table or the model found, or review: each as the promise that it broke.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use engine::{NewInstance, Status, Verb};
+use model::{End, ProjectName, StopKind};
+use store::Kept;
+use testkit::fake::World;
+use testkit::faults::{At, Fault};
+
+use crate::lab::{Daemon, new_instance, start, start_or_die};
+use crate::rows::nic;
+use crate::run;
+
+async fn fresh() -> (Arc<Mutex<World>>, Daemon) {
+    let world: Arc<Mutex<World>> = Arc::default();
+    let daemon = start(&world, Kept::default()).await;
+    (world, daemon)
+}
+
+impl Daemon {
+    async fn made(&self, name: &str, running: bool) -> Result<(), String> {
+        self.ended(self.engine.create(new_instance(name, running), None).await).await
+    }
+
+    async fn asked(&self, name: &str, verb: Verb) -> Result<(), String> {
+        self.ended(self.engine.ask(&ProjectName::default(), name, verb, None, None).await).await
+    }
+}
+
+/// The network of the lab has five addresses for guests.
+#[test]
+fn what_a_failed_change_was_given_is_given_back() {
+    run(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("web1", true).await.expect("web1");
+        daemon.asked("web1", nic(false)).await.expect("without a NIC");
+        for refused in [At::Step, At::Commit, At::Look] {
+            for _ in 0..10 {
+                daemon.faults.arm(&[(refused, 0, Fault::Refuse)]);
+                daemon.asked("web1", nic(true)).await.expect_err("refused");
+                daemon.rest().await;
+            }
+        }
+        let taken = NewInstance { name: Some("web1".parse().expect("name")), ..new_instance("web1", true) };
+        for _ in 0..10 {
+            daemon.engine.plan_create(taken.clone()).expect_err("the name is taken");
+            daemon.engine.plan_create(new_instance("planned", true)).expect("a plan");
+        }
+        for n in 0..5 {
+            daemon.made(&format!("more{n}"), true).await.expect("an address is free");
+        }
+        daemon.made("one-too-many", true).await.expect_err("none is left");
+        daemon.rest().await;
+        daemon.check("all addresses are taken").await;
+    });
+}
+
+#[test]
+fn ids_that_a_change_of_nesting_replaces_are_claimed_and_given_back() {
+    run(async {
+        let (world, daemon) = fresh().await;
+        daemon.made("web1", false).await.expect("web1");
+        let nesting = |on: &str| {
+            let config = [("security.nesting".to_owned(), on.to_owned())].into();
+            let written = config::Written { config, ..Default::default() };
+            Verb::Patch(Box::new(engine::Patch { written, ..Default::default() }))
+        };
+        // Sixteen million ids hold fifteen ranges of a million.
+        for _ in 0..20 {
+            daemon.asked("web1", nesting("true")).await.expect("a large range");
+            daemon.asked("web1", nesting("false")).await.expect("a small range");
+        }
+        daemon.check("after many changes").await;
+        daemon.faults.die();
+        let daemon = start(&world, daemon.faults.died().await.now).await;
+        daemon.rest().await;
+        daemon.check("after a restart").await;
+    });
+}
+
+#[test]
+fn a_name_is_free_again_after_a_deletion_that_could_not_be_written_down_at_once() {
+    run(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("web1", false).await.expect("web1");
+        daemon.rest().await;
+        // The wish is written, its end is not.
+        daemon.faults.arm(&[(At::Commit, 1, Fault::Refuse)]);
+        daemon.asked("web1", Verb::Delete).await.expect("it is gone");
+        daemon.rest().await;
+        daemon.made("web1", false).await.expect("the name is free");
+        daemon.rest().await;
+        daemon.check("made again").await;
+        // Nothing of a creation on a full disk stays, nor stands in the way of the next one.
+        daemon.faults.refuse_always(At::Commit, "commit");
+        daemon.made("web2", true).await.expect_err("the disk is full");
+        daemon.rest().await;
+        assert!(daemon.record("web2").is_none());
+        daemon.faults.heal();
+        daemon.made("web2", true).await.expect("the disk is free");
+        daemon.rest().await;
+        daemon.check("made after all").await;
+    });
+}
+
+#[test]
+fn an_instance_that_was_given_up_is_healed_when_the_host_is_well_again() {
+    run(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("web1", true).await.expect("web1");
+        daemon.faults.refuse_always(At::Step, "remove_group");
+        let error = daemon.asked("web1", Verb::Stop(StopKind::Force)).await.expect_err("refused");
+        assert!(error.ends_with("it is tried again until it succeeds"), "{error}");
+        let steps = daemon.faults.counts()[0];
+        daemon.rest().await;
+        // Three hours: a look each ten minutes at most, three tries each.
+        let tries = daemon.faults.counts()[0] - steps;
+        assert!(tries < 100, "{tries} tries");
+        assert!(daemon.record("web1").expect("web1").error.is_some());
+        daemon.faults.heal();
+        daemon.rest().await;
+        daemon.check("healed").await;
+        assert_eq!(daemon.told(0, "web1").last().map(String::as_str), Some("instance-stopped"));
+    });
+}
+
+#[test]
+fn a_guest_that_halted_while_the_disk_was_full_is_not_started_by_the_next_daemon() {
+    run(async {
+        let (world, daemon) = fresh().await;
+        daemon.made("web1", true).await.expect("web1");
+        daemon.rest().await;
+        daemon.faults.refuse_always(At::Commit, "commit");
+        let id = daemon.record("web1").expect("web1").id;
+        daemon.host.end_guest(id, End::Halt);
+        daemon.rest().await;
+        daemon.faults.die();
+        let daemon = start(&world, daemon.faults.died().await.now).await;
+        daemon.rest().await;
+        assert_eq!(daemon.record("web1").expect("web1").wish.power, model::Power::Off);
+        assert_eq!(daemon.told(0, "web1"), ["instance-created", "instance-started", "instance-shutdown"]);
+        daemon.check("halted").await;
+    });
+}
+
+#[test]
+fn events_that_rode_a_refused_commit_are_kept_with_the_next() {
+    run(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("web1", true).await.expect("web1");
+        daemon.rest().await;
+        daemon.faults.arm(&[(At::Commit, 1, Fault::Refuse)]);
+        daemon.asked("web1", Verb::Freeze).await.expect("frozen");
+        daemon.rest().await;
+        daemon.engine.flush().await.expect("flush");
+        assert_eq!(daemon.told(0, "web1"), ["instance-created", "instance-started", "instance-paused"]);
+        daemon.check("frozen").await;
+    });
+}
+
+#[test]
+fn an_operation_is_ended_also_when_the_first_look_of_the_next_daemon_fails() {
+    run(async {
+        let (world, daemon) = fresh().await;
+        daemon.made("web1", false).await.expect("web1");
+        daemon.rest().await;
+        daemon.faults.arm(&[(At::Step, 2, Fault::CrashAfter)]);
+        let accepted = daemon.engine.ask(&ProjectName::default(), "web1", Verb::Start, None, None).await.expect("202");
+        let left = daemon.faults.died().await;
+        let daemon = start_or_die(&world, left.flushed, &[(At::Look, 0, Fault::Refuse)]).await;
+        let daemon = daemon.unwrap_or_else(|_| panic!("it lives"));
+        // Whoever asks in between is told to wait or finds it done, and undoes nothing.
+        let asked = daemon.asked("web1", Verb::Freeze).await;
+        daemon.rest().await;
+        let view = daemon.engine.operations().get(accepted.id).expect("known");
+        assert_eq!(view.status, Status::Success, "{view:?}, {asked:?}");
+        daemon.check("started").await;
+    });
+}
+
+#[test]
+fn of_two_that_create_the_same_name_at_once_one_wins_and_can_be_reached() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    runtime.expect("a runtime").block_on(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("first", false).await.expect("an image");
+        for _ in 0..testkit::budget(50, 1000) {
+            let create = || {
+                let engine = daemon.engine.clone();
+                tokio::spawn(async move { engine.create(new_instance("web1", false), None).await })
+            };
+            let (one, two) = (create(), create());
+            let won: Vec<_> = [one.await, two.await].into_iter().filter_map(|r| r.expect("no panic").ok()).collect();
+            assert_eq!(won.len(), 1, "{won:?}");
+            daemon.engine.operations().wait(won[0].id).await.expect("made");
+            daemon.asked("web1", Verb::Delete).await.expect("it is reached by its name");
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(60), daemon.engine.rest()).await;
+        ended.expect("at rest");
+        daemon.check("one each").await;
+    });
+}
