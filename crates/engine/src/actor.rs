@@ -469,10 +469,8 @@ impl Worker<'_> {
         let gone = !record.wish.exists && record.error.is_none();
         self.set_record(&record);
         let mut ops = if gone {
-            self.shared.forget(had, &record);
             vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }]
         } else {
-            self.shared.take_back(had, &record);
             let regranted = had.iter().any(|wish| wish.nics != record.wish.nics || wish.ids != record.wish.ids);
             let mut ops = if regranted { allocate::claims_anew(&record) } else { Vec::new() };
             ops.push(record.put());
@@ -480,14 +478,21 @@ impl Worker<'_> {
         };
         let ended =
             operation.map(|operation| (operation, operation.tell_end(result.map_err(|error| error.to_string()))));
-        if let Some((_, view)) = &ended {
-            ops.push(operations::document(view));
-            ops.extend(self.shared.operations.retire(view));
-        }
+        ops.extend(ended.iter().map(|(_, view)| operations::document(view)));
         // Not awaited: after a crash the loop finds the wish reached and says so again.
         drop(self.shared.submit(store::Class::Settled, ops));
+        // Only now may others have what it had, and see it ended: what they ask for then is written down after it.
+        if gone {
+            self.shared.forget(had, &record);
+        } else {
+            self.shared.take_back(had, &record);
+        }
         self.shared.publish_names();
         if let Some((operation, view)) = ended {
+            let old = self.shared.operations.retire(&view);
+            if !old.is_empty() {
+                drop(self.shared.submit(store::Class::Settled, old));
+            }
             operation.end(view);
         }
     }
