@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use support::taken::{Course, Taken};
+use support::taken::{Course, LINGERING, Taken};
 use support::{Daemon, order, patch, post};
 use sysctl_api::{ConsolePost, ExecPost};
 use sysctl_client::{ImageUpload, ImageWords};
@@ -54,7 +54,9 @@ async fn at_once(times: usize, act: impl AsyncFn(usize)) {
 
 /// What ended is put away within seconds: a client may still be connecting to streams of a program that was quick.
 fn rest(daemon: &Daemon, before: u64) {
-    testkit::eventually("descriptors to be put away", || (Taken::of(daemon.pid()).fds <= before + 12).then_some(()));
+    testkit::eventually("descriptors to be put away", || {
+        (Taken::of(daemon.pid()).fds <= before + LINGERING).then_some(())
+    });
 }
 
 /// Does something often and looks what it leaves.

@@ -6,6 +6,9 @@ use std::path::Path;
 
 use super::Daemon;
 
+/// Descriptors of what has just ended and is put away within seconds: three programs with four each.
+pub const LINGERING: u64 = 12;
+
 /// What one process takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -85,8 +88,8 @@ impl Course {
             let (fds, threads) = (self.slope(name, |t| t.fds), self.slope(name, |t| t.threads));
             let memory = self.slope(name, |t| t.anonymous_kb);
             words.push(format!("{name} {fds:+.4} fd {threads:+.4} thread {memory:+.3} KB"));
-            // Three descriptors that come and go are noise, and so is a thread of the pool for what blocks.
-            if fds * times > 3.0 || threads * times > 4.0 || memory * times > noise_kb + times * 0.05 {
+            // What is being put away comes and goes, and so does a thread of the pool for what blocks.
+            if fds * times > LINGERING as f64 || threads * times > 4.0 || memory * times > noise_kb + times * 0.05 {
                 grown.push(*name);
             }
         }
