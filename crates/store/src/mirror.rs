@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -200,16 +201,19 @@ impl Shared {
     }
 }
 
-/// The thread that writes the mirror ends when this is dropped, once everything is written.
+/// The thread that writes the mirror ends when this is dropped, once everything is written or cannot be; that is waited for,
+/// so that nothing is written after the end of a store.
 #[derive(Debug)]
 pub(crate) struct Handle {
     shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.pending().ended = true;
         self.shared.changed.notify_all();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -220,8 +224,8 @@ impl Handle {
         let shared = Arc::new(Shared { directory, pending: Mutex::new(pending), changed: Condvar::new() });
         let worker = shared.clone();
         let thread = std::thread::Builder::new().name("mirror".into()).stack_size(256 * 1024);
-        thread.spawn(move || worker.work())?;
-        Ok(Handle { shared })
+        let thread = thread.spawn(move || worker.work())?;
+        Ok(Handle { shared, thread: Some(thread) })
     }
 
     /// Tells what a commit changed.

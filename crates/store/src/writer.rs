@@ -7,7 +7,8 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
@@ -40,10 +41,20 @@ const MOST_DOUBLINGS: u32 = 4;
 /// What everybody may see of the writer.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    jobs: SyncSender<Job>,
+    /// `None` at the end alone.
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
     pub(crate) mirror: Arc<mirror::Handle>,
     pub(crate) trouble: watch::Receiver<Option<TxnError>>,
     mirror_again: Arc<AtomicBool>,
+}
+
+impl Drop for Handle {
+    /// What was submitted is done first.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl Handle {
@@ -55,15 +66,17 @@ impl Handle {
 
     pub(crate) fn submit(&self, class: Class, txn: Txn) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        if let Err(error) = self.jobs.try_send(Job { class, txn, answer }) {
-            let (std::sync::mpsc::TrySendError::Full(job) | std::sync::mpsc::TrySendError::Disconnected(job)) = error;
+        if let Some(jobs) = &self.jobs
+            && let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
+                jobs.try_send(Job { class, txn, answer })
+        {
             let _ = job.answer.send(Err(TxnError::Broken("too many transactions wait for it".into())));
         }
         receiver
     }
 }
 
-/// Starts the writer; it ends when the handle is dropped.
+/// Starts the writer; it ends when the handle is dropped, once all that was submitted is done.
 pub(crate) fn start(
     connection: Connection,
     path: &Path,
@@ -85,8 +98,8 @@ pub(crate) fn start(
         mirror_again: mirror_again.clone(),
     };
     let thread = std::thread::Builder::new().name("store".into()).stack_size(256 * 1024);
-    thread.spawn(move || writer.run(&receiver))?;
-    Ok(Handle { jobs, mirror, trouble, mirror_again })
+    let thread = thread.spawn(move || writer.run(&receiver))?;
+    Ok(Handle { jobs: Some(jobs), thread: Some(thread), mirror, trouble, mirror_again })
 }
 
 /// Does changes on a connection that nobody else writes to, as one transaction.
