@@ -422,7 +422,14 @@ fn a_new_connection_is_told_everything() {
         _ => None,
     });
     assert_eq!((status.phase, status.pid), (phase::RUNNING, init));
-    assert_eq!(status.sessions[0].label.0, b"op");
+    assert_eq!(status.sessions[0].session, 5);
+    // Labels are told one by one: the status of a thousand sessions would not fit into a packet with them.
+    keeper.ask(KeepRequest::Attach(Session { session: 5 }));
+    let attached = keeper.expect("attached", |e| match e {
+        KeepEvent::SessionStarted(state) => Some(state.clone()),
+        _ => None,
+    });
+    assert_eq!(attached.label.0, b"op");
     keeper.ask(KeepRequest::Signal(Signal { session: 5, signal: 15 }));
     let state = keeper.expect("end", |e| match e {
         KeepEvent::SessionEnded(state) => Some(state.clone()),
@@ -457,12 +464,27 @@ fn freezing_holds_every_process_still() {
     keeper.expect("started", |e| matches!(e, KeepEvent::SessionStarted(_)).then_some(()));
     host.groups.set_frozen(keeper.boot, true).expect("freeze");
     assert!(host.groups.is_frozen(keeper.boot).expect("look"));
-    let usage = || std::fs::read_to_string(host.groups.directory(keeper.boot).join("cpu.stat")).expect("cpu.stat");
-    let before = usage();
-    std::thread::yield_now();
-    assert_eq!(before.lines().next(), usage().lines().next());
+    let before = usage_us(&host, keeper.boot);
+    spin(std::time::Duration::from_millis(50));
+    // The last slice may be accounted late.
+    let used = usage_us(&host, keeper.boot) - before;
+    assert!(used < 5_000, "a frozen loop used {used} us while this test used 50 ms");
     host.groups.set_frozen(keeper.boot, false).expect("thaw");
     host.end(keeper);
+}
+
+/// CPU time that a guest has used.
+fn usage_us(host: &Host, boot: model::Boot) -> u64 {
+    let stat = std::fs::read_to_string(host.groups.directory(boot).join("cpu.stat")).expect("cpu.stat");
+    let usage = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).expect("usage");
+    usage.parse().expect("a number")
+}
+
+/// Works until this thread has used so much CPU time itself: whoever may run beside it has had about as much.
+fn spin(time: std::time::Duration) {
+    let now = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let since = now();
+    while std::time::Duration::try_from(now() - since).expect("forward") < time {}
 }
 
 fn kill(pid: u32) {
