@@ -48,8 +48,28 @@ pub(crate) fn ensure(names: &[&'static str]) -> Result<bool> {
     crate::need_root(&format!("installing {}", missing.join(" ")))?;
     say!("installing Debian packages: {}", missing.join(" "));
     update()?;
-    install(&missing, None)?;
+    let Err(error) = install(&missing, None) else { return Ok(true) };
+    // What came from backports before breaks the release's own packages beside it: qemu-utils does that to qemu-system-x86.
+    let sources = read_sources(Path::new(SOURCES));
+    let suite = backports(&codename()?);
+    mirror(&sources, &suite).ok_or(error)?;
+    say!("they do not go together with what is installed: taking them from {suite}");
+    install(&missing, Some(&suite))?;
     Ok(true)
+}
+
+/// Where lists of sources are (sources.list(5)).
+const SOURCES: &str = "/etc/apt/sources.list.d";
+
+/// The name of this release of Debian.
+fn codename() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release").map_err(|e| format!("read /etc/os-release: {e}"))?;
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(name.unwrap_or("bookworm").to_owned())
+}
+
+fn backports(codename: &str) -> String {
+    format!("{codename}-backports")
 }
 
 /// Fetches the lists of packages.
@@ -86,11 +106,10 @@ pub(crate) fn ensure_stock_client() -> Result<bool> {
         install(&[NAME], None)?;
         return Ok(true);
     }
-    let release = fs::read_to_string("/etc/os-release").map_err(|e| format!("read /etc/os-release: {e}"))?;
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("bookworm");
-    let suite = format!("{codename}-backports");
-    let sources = Path::new("/etc/apt/sources.list.d");
-    let mirror = mirror(&read_sources(sources), codename).ok_or("no mirror of this Debian release is configured")?;
+    let codename = codename()?;
+    let suite = backports(&codename);
+    let sources = Path::new(SOURCES);
+    let mirror = mirror(&read_sources(sources), &codename).ok_or("no mirror of this Debian release is configured")?;
     let file = sources.join("backports.list");
     say!("adding {suite} of {mirror} as {}", file.display());
     fs::write(&file, format!("deb {mirror} {suite} main\n")).map_err(|e| format!("write {}: {e}", file.display()))?;
@@ -117,19 +136,19 @@ fn read_sources(directory: &Path) -> String {
     text
 }
 
-/// The mirror that `codename` itself comes from, by one-line entries or by stanzas (sources.list(5)).
-fn mirror(sources: &str, codename: &str) -> Option<String> {
+/// The mirror that a suite comes from, by one-line entries or by stanzas (sources.list(5)).
+fn mirror(sources: &str, suite: &str) -> Option<String> {
     let one_line = sources.lines().find_map(|line| {
         let mut words = line.split_whitespace().filter(|word| !word.starts_with('[') && !word.ends_with(']'));
         (words.next() == Some("deb")).then_some(())?;
         let address = words.next()?;
-        (words.next() == Some(codename)).then(|| address.to_owned())
+        (words.next() == Some(suite)).then(|| address.to_owned())
     });
     let stanza = || {
         sources.split("\n\n").find_map(|stanza| {
             let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name));
             let suites = field("Suites:")?;
-            suites.split_whitespace().any(|suite| suite == codename).then_some(())?;
+            suites.split_whitespace().any(|one| one == suite).then_some(())?;
             field("URIs:")?.split_whitespace().next().map(str::to_owned)
         })
     };

@@ -61,6 +61,20 @@ pub(crate) fn failures(output: &str) -> Vec<&str> {
         .collect()
 }
 
+/// Lines of a panic that are shown: where, and what was said; the rest is in the log.
+const SAID: usize = 6;
+
+/// Why tests failed: where each panic was, in which thread, and its words. The panics of what is tested are among them.
+pub(crate) fn reasons(output: &str) -> Vec<String> {
+    let is_panic = |line: &str| line.starts_with("thread '") && line.contains(" panicked at ");
+    let is_over = |line: &str| line.is_empty() || line.starts_with("note: ") || line == "stack backtrace:";
+    let lines: Vec<&str> = output.lines().collect();
+    let starts = (0..lines.len()).filter(|at| is_panic(lines[*at]));
+    let whole =
+        |at: usize| lines[at..].iter().take_while(|line| !is_over(line)).take(SAID).copied().collect::<Vec<_>>();
+    starts.map(|at| whole(at).join("\n      ")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +97,15 @@ mod tests {
     fn result_lines_are_summed() {
         assert_eq!(count(OUTPUT), Some(Count { passed: 13, failed: 2 }));
         assert_eq!(count("thread panicked\n"), None);
+    }
+
+    #[test]
+    fn panics_are_cut_out_of_the_output() {
+        let output = "x\n\nthread 'a' (7) panicked at a.rs:1:2:\nleft: 1\nright: 2\nnote: run with\n\nthread 'b' panicked at b:\n";
+        assert_eq!(
+            reasons(output),
+            ["thread 'a' (7) panicked at a.rs:1:2:\n      left: 1\n      right: 2", "thread 'b' panicked at b:"]
+        );
     }
 
     #[test]

@@ -111,6 +111,7 @@ fn all(rings: &[Ring], much: Much) -> Result<()> {
     session.tell_figures()?;
     shares::table(&spent).into_iter().for_each(|line| say!("{line}"));
     say!("");
+    session.failed.iter().for_each(|line| say!("{line}"));
     say!("{} rings in {:.0} s", rings.len() - skipped.len(), begin.elapsed().as_secs_f64());
     say!("{} passed, {} failed", sum.passed, sum.failed);
     if sum.failed == 0 { Ok(()) } else { Err("there are failed tests; see above".to_owned()) }
@@ -127,6 +128,8 @@ struct Session {
     building: Duration,
     /// Lines in which tests say what they counted.
     figures: Vec<String>,
+    /// Lines that tell which tests failed and why: said last, where they are looked for.
+    failed: Vec<String>,
 }
 
 /// A compiled test program.
@@ -152,6 +155,7 @@ impl Session {
             much,
             building: Duration::ZERO,
             figures: Vec::new(),
+            failed: Vec::new(),
         })
     }
 
@@ -241,6 +245,8 @@ impl Session {
         let mut command = Command::new(&program.executable);
         command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
         command.env("SYSCTL_BIN_DIR", self.workspace.release()).arg("--show-output");
+        // The place of a panic is enough; a hundred lines of the runtime's frames hide what was said.
+        command.env("RUST_BACKTRACE", "0");
         if self.much == Much::All {
             command.env("SYSCTL_TEST_ALL", "1");
         }
@@ -268,9 +274,10 @@ impl Session {
             count.failed = 1;
         }
         self.progress.end();
-        say!("  {} failed: {}", program.title, how);
-        results::failures(&output).into_iter().for_each(|name| say!("    {name}"));
-        say!("{}\n  all of it: {}", run::tail(&output, SHOWN), log.display());
+        say!("{}", run::tail(&output, SHOWN));
+        self.failed.push(format!("  {} failed: {how}; all of it: {}", program.title, log.display()));
+        self.failed.extend(results::failures(&output).into_iter().map(|name| format!("    {name}")));
+        self.failed.extend(results::reasons(&output).into_iter().map(|reason| format!("      {reason}")));
         Ok((count, pid))
     }
 
