@@ -274,16 +274,37 @@ impl Sender {
             }
             tokio::select! {
                 Ok(()) = taken.changed() => {}
-                word = self.said.recv(), if self.window.end.is_none() && self.window.length < WINDOW => match word {
-                    Some(Word::Bytes(bytes)) => self.window.push(bytes),
-                    Some(Word::End(whom)) => self.window.end = Some(Some(whom)),
+                word = self.said.recv(), if self.has_room() => match word {
                     // What is open in both directions may still be listened to.
                     None if self.both => return Done::Dropped,
-                    None => self.window.end = Some(None),
+                    word => self.hear(word),
                 },
                 else => return std::future::pending().await,
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.window.end.is_none() && self.window.length < WINDOW
+    }
+
+    fn hear(&mut self, word: Option<Word>) {
+        match word {
+            Some(Word::Bytes(bytes)) => self.window.push(bytes),
+            Some(Word::End(whom)) => self.window.end = Some(Some(whom)),
+            None => self.window.end = Some(None),
+        }
+    }
+
+    /// Takes what is said while nobody listens, as far as there is room: whoever types need not wait for the daemon.
+    async fn gather(&mut self) -> std::convert::Infallible {
+        while self.keeps && self.has_room() {
+            match self.said.recv().await {
+                None if self.both => break,
+                word => self.hear(word),
+            }
+        }
+        std::future::pending().await
     }
 }
 
@@ -309,7 +330,11 @@ impl Carrier {
                 let _ = self.pieces.send(Err(error)).await;
                 return;
             }
-            match self.reach.open(self.fd, self.offset).await {
+            let opened = tokio::select! {
+                opened = self.reach.open(self.fd, self.offset) => opened,
+                never = self.sender.gather() => match never {},
+            };
+            match opened {
                 Ok(again) => socket = again,
                 Err(error) => {
                     let _ = self.pieces.send(Err(error)).await;
