@@ -293,8 +293,27 @@ impl Engine {
             tracing::error!(%error, "the host could not be compared with what is remembered");
         }
         self.end_orphaned_operations(&records);
+        self.see_running().await;
         self.shared.for_all(|instance| instance.post(&self.shared, Command::Look));
         Ok(())
+    }
+
+    /// What runs is shown as running from the first answer on, whenever the instance's own look comes.
+    async fn see_running(&self) {
+        let mut looks = tokio::task::JoinSet::new();
+        self.shared.for_all(|instance| {
+            let (instance, host) = (instance.clone(), self.shared.host.clone());
+            let record = instance.view().record.clone();
+            if record.wish.power.boot().is_some() {
+                looks.spawn(async move {
+                    // What cannot be seen now is looked at again, and its error told, by the instance itself.
+                    if let Ok(observed) = host.observe(record.id, &record.pool).await {
+                        instance.show(|view| view.observed = observed);
+                    }
+                });
+            }
+        });
+        while looks.join_next().await.is_some() {}
     }
 
     /// An instance that was asked for by a recipe is known by the image that was built for it, also when the daemon died

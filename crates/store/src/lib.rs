@@ -335,7 +335,7 @@ impl Store {
         if self.trouble().is_some_and(|trouble| trouble.borrow().is_none()) {
             // Where it is not possible now, the next start does it.
             let merge = |c: &Connection| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-            let _ = Connection::open(self.path()).and_then(|connection| merge(&connection));
+            let _ = open::connect(self.path()).and_then(|connection| merge(&connection));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::mirror::{self, Head};
@@ -32,6 +33,12 @@ pub enum OpenError {
         /// What the check said.
         detail: String,
     },
+    /// Another program has it open.
+    #[error("{path} is locked by another program: end it (`fuser -v {path}` names it) and try again")]
+    Locked {
+        /// The file.
+        path: String,
+    },
     /// It could not be read or written.
     #[error("open database {path}")]
     Io {
@@ -50,6 +57,27 @@ pub enum OpenError {
         #[source]
         source: rusqlite::Error,
     },
+}
+
+/// Makes a connection as all of this process do: nobody else opens the file meanwhile, and the index of its log is in our
+/// memory. SQLite's other way, a file that is mapped, ends a process with SIGBUS when the disk is full and its blocks are
+/// smaller than 4 KiB, and lets any program that can read the file hold its locks.
+fn connect_with(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags_and_vfs(path, flags, c"unix-excl")
+}
+
+/// A connection that may write; the file is made when there is none.
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    connect_with(path, OpenFlags::SQLITE_OPEN_CREATE)
+}
+
+/// A connection that changes nothing, not even by merging the log into the file when it is closed.
+pub(crate) fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect_with(path, OpenFlags::empty())?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch("PRAGMA busy_timeout = 5000; PRAGMA query_only = 1;")?;
+    Ok(connection)
 }
 
 /// What a look at a database before anything is written to it found.
@@ -74,7 +102,7 @@ fn try_writable(path: &Path, kinds: Kinds) -> Result<(Connection, writer::Handle
     let directory = mirror::directory(path);
     let head = mirror::read_head(&directory);
     let checked = check(path, kinds, head)?;
-    let mut connection = Connection::open(path).map_err(failed)?;
+    let mut connection = connect(path).map_err(failed)?;
     configure(&connection).map_err(|source| damaged_or(&text, source))?;
     migrate::run(&mut connection, path)?;
     let tally = match checked.version {
@@ -87,9 +115,8 @@ fn try_writable(path: &Path, kinds: Kinds) -> Result<(Connection, writer::Handle
         // A newer release's, which may be wanted again; the database says what holds now.
         let _ = fs::rename(&directory, format!("{text}.manifests.newer-{}", tally.revision));
     }
-    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-    let settings = "PRAGMA busy_timeout = 5000; PRAGMA cache_size = -256; PRAGMA query_only = 1;";
-    reader.execute_batch(settings).map_err(failed)?;
+    let reader = connect_to_look(path).map_err(failed)?;
+    reader.execute_batch("PRAGMA cache_size = -256;").map_err(failed)?;
     let no_thread = |_| OpenError::Io { path: text.clone(), source: rusqlite::Error::InvalidQuery };
     let documents = mirrored(&reader, kinds).map_err(failed)?;
     let mirror = mirror::Handle::start(directory, documents, tally).map_err(no_thread)?;
@@ -114,10 +141,9 @@ fn check(path: &Path, kinds: Kinds, head: Option<Head>) -> Result<Checked, OpenE
             None => Ok(Checked { version: 0, tally: Tally::default() }),
         };
     }
-    // For reading only: a connection that may write would merge the log into the file when it is closed.
     let look = || {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.execute_batch("PRAGMA busy_timeout = 5000; PRAGMA cache_size = -4096;")?;
+        let connection = connect_to_look(path)?;
+        connection.execute_batch("PRAGMA cache_size = -4096;")?;
         let version = migrate::version(&connection)?;
         if version > LATEST {
             return Ok((version, Ok(Tally::default())));
@@ -171,9 +197,10 @@ fn damaged_or(path: &str, source: rusqlite::Error) -> OpenError {
         CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, SystemIoFailure,
     };
     match source.sqlite_error_code() {
-        Some(
-            CannotOpen | DatabaseBusy | DatabaseLocked | DiskFull | OutOfMemory | PermissionDenied | SystemIoFailure,
-        ) => OpenError::Io { path: path.to_owned(), source },
+        Some(DatabaseBusy | DatabaseLocked) => OpenError::Locked { path: path.to_owned() },
+        Some(CannotOpen | DiskFull | OutOfMemory | PermissionDenied | SystemIoFailure) => {
+            OpenError::Io { path: path.to_owned(), source }
+        }
         _ => OpenError::Damaged { path: path.to_owned(), detail: source.to_string() },
     }
 }

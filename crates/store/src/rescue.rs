@@ -6,11 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::mirror::{self, Mirror};
 use crate::sums::{self, Tally};
-use crate::{Document, Kinds, LATEST, Op, OpenError, configure, migrate, verify, writer};
+use crate::{Document, Kinds, LATEST, Op, OpenError, configure, migrate, open, verify, writer};
 
 type Documents = BTreeMap<(String, String), Document>;
 
@@ -92,7 +92,7 @@ fn salvage(path: &Path) -> Vec<(String, Document)> {
     }
     let mut rows = Vec::new();
     let read = |rows: &mut Vec<_>| -> rusqlite::Result<()> {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let connection = open::connect_to_look(path)?;
         let with_sums = connection.prepare("SELECT sum FROM document").is_ok();
         let sum = if with_sums { "sum" } else { "NULL" };
         let mut statement = connection.prepare(&format!("SELECT kind, key, revision, body, {sum} FROM document"))?;
@@ -122,7 +122,7 @@ pub(crate) fn in_memory(rescued: &Rescued) -> rusqlite::Result<Connection> {
 fn fill(connection: &mut Connection, rescued: &Rescued) -> rusqlite::Result<Tally> {
     let io = |error| match error {
         OpenError::Io { source, .. } | OpenError::Backup { source, .. } => source,
-        OpenError::Newer { .. } | OpenError::Damaged { .. } => rusqlite::Error::InvalidQuery,
+        OpenError::Newer { .. } | OpenError::Damaged { .. } | OpenError::Locked { .. } => rusqlite::Error::InvalidQuery,
     };
     migrate::run(connection, Path::new("the rescued documents")).map_err(io)?;
     let mut tally = Tally { revision: rescued.revision, ..Tally::default() };
@@ -151,7 +151,7 @@ pub(crate) fn rebuild(database: &Path, kinds: Kinds, rescued: &Rescued, ops: Vec
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let _ = fs::remove_file(format!("{}{suffix}", new.display()));
     }
-    let mut connection = Connection::open(&new).map_err(failed)?;
+    let mut connection = open::connect(&new).map_err(failed)?;
     configure(&connection).map_err(failed)?;
     let tally = fill(&mut connection, rescued).map_err(failed)?;
     let connection = writer::once(connection, tally, kinds, ops).map_err(|error| OpenError::Damaged {
@@ -160,7 +160,11 @@ pub(crate) fn rebuild(database: &Path, kinds: Kinds, rescued: &Rescued, ops: Vec
     })?;
     connection.close().map_err(|(_, error)| failed(error))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let aside = PathBuf::from(format!("{text}.damaged-{now}"));
+    // Twice in one second gets two names.
+    let names = std::iter::once(String::new()).chain((2u32..).map(|n| format!(".{n}")));
+    let mut free = names.map(|n| PathBuf::from(format!("{text}.damaged-{now}{n}")));
+    let is_free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
+    let aside = free.find(is_free).unwrap_or_else(|| PathBuf::from(format!("{text}.damaged")));
     for suffix in ["-wal", ""] {
         match fs::rename(format!("{text}{suffix}"), format!("{}{suffix}", aside.display())) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(moved(error)),

@@ -1,13 +1,12 @@
 //! Whether a database is whole: SQLite's own check, the schema, and every row against its checksum.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::sums::{self, Tally};
-use crate::{Kinds, migrate};
+use crate::{Kinds, migrate, open};
 
 /// What a look at a database found: its rows in one number, or what is wrong with it.
 pub(crate) type Found = Result<Tally, String>;
@@ -29,8 +28,7 @@ pub(crate) fn whole(path: &Path, connection: &Connection, version: u32, kinds: K
 
 /// The first line of SQLite's check; `None` when it is "ok".
 fn quick_check(path: &Path) -> rusqlite::Result<Option<String>> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    let connection = open::connect_to_look(path)?;
     let line: Option<String> = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).optional()?;
     Ok(line.filter(|line| line != "ok"))
 }

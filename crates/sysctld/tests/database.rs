@@ -152,12 +152,8 @@ async fn a_newer_database_is_refused_and_not_touched() {
     let file = fs::File::options().write(true).open(&path).expect("open");
     file.write_all_at(&99u32.to_be_bytes(), 60).expect("write");
     let newer = fs::read(&path).expect("read");
-    // With a time-out: a daemon that takes it runs on.
-    let mut command = Command::new("timeout");
-    command.args(["20", &support::program("sysctld").display().to_string(), "--state-dir"]).arg(daemon.state_dir());
-    let refused = command.arg("--runtime-dir").arg(daemon.runtime_dir()).output().expect("sysctld");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(1) && said.contains("has version 99, newer than this program's"), "{said}");
+    let (code, said) = refuses_to_start(&daemon);
+    assert!(code == Some(1) && said.contains("has version 99, newer than this program's"), "{said}");
     assert!(fs::read(&path).expect("read") == newer, "it was touched");
     assert!(Path::new(&format!("/proc/{init}")).exists(), "the guest was disturbed");
     fs::write(&path, whole).expect("write");
@@ -358,11 +354,27 @@ async fn a_disk_that_fails_leaves_guests_running_and_what_happened_is_written_do
     }
 }
 
+/// A daemon on the directories of one that was stopped, which is expected to refuse: its exit code and what it said.
+fn refuses_to_start(daemon: &Daemon) -> (Option<i32>, String) {
+    // With a time-out: one that does not refuse runs on.
+    let mut command = Command::new("timeout");
+    command.args(["20", &support::program("sysctld").display().to_string(), "--state-dir"]).arg(daemon.state_dir());
+    let refused = command.arg("--runtime-dir").arg(daemon.runtime_dir()).output().expect("sysctld");
+    (refused.status.code(), String::from_utf8_lossy(&refused.stderr).into_owned())
+}
+
 #[tokio::test]
-async fn a_database_that_another_program_locks_is_waited_for_or_refused_in_words() {
-    let daemon = Daemon::new("locked");
+async fn nobody_locks_the_database_of_a_running_daemon_and_one_that_is_locked_is_refused_in_words() {
+    let mut daemon = Daemon::new("locked");
     daemon.import_busybox().await;
     daemon.launch("a", &[("user.note", "before")]).await;
+    let init = daemon.init_pid("a").await;
+    let mut other = Command::new("sqlite3");
+    other.arg(database(&daemon)).arg("BEGIN EXCLUSIVE;");
+    let other = other.output().expect("sqlite3");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("locked"), "{other:?}");
+    daemon.set("a", &[("user.note", "after")]).await.expect("set");
+    daemon.terminate();
     let mut other = Command::new("sqlite3");
     other.arg(database(&daemon)).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut other = other.spawn().expect("sqlite3");
@@ -372,17 +384,18 @@ async fn a_database_that_another_program_locks_is_waited_for_or_refused_in_words
     let mut said = std::io::BufReader::new(other.stdout.take().expect("stdout"));
     std::io::BufRead::read_line(&mut said, &mut line).expect("locked");
     let begun = std::time::Instant::now();
-    let refused = daemon.set("a", &[("user.note", "after")]).await.expect_err("locked");
-    assert_eq!(refused.status(), Some(503), "{refused}");
-    assert!(refused.to_string().contains("locked by another program"), "{refused}");
+    let (code, said) = refuses_to_start(&daemon);
+    assert!(code == Some(1) && said.contains("is locked by another program: end it"), "{code:?} {said}");
     let waited = begun.elapsed();
-    assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.note"], "before");
-    assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
+    assert!(Path::new(&format!("/proc/{init}")).exists(), "the guest was disturbed");
     drop(words);
     other.wait().expect("sqlite3");
-    daemon.set("a", &[("user.note", "after")]).await.expect("free again");
+    daemon.start();
+    assert_eq!(daemon.init_pid("a").await, init);
+    assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.note"], "after");
     eprintln!(
-        "figure: database locked by another program: a change waited {:.1} s and was refused in words, half applied 0",
+        "figure: database locked by another program: a start waited {:.1} s and was refused in words, guests disturbed 0; \
+         a running daemon's cannot be locked",
         waited.as_secs_f64()
     );
     daemon.finish().await;

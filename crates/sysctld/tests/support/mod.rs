@@ -108,7 +108,16 @@ impl Daemon {
     pub fn start(&mut self) {
         let notify = self.begin();
         let mut said = [0u8; 256];
-        let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("not ready: {e}\n{}", self.log()));
+        let begun = std::time::Instant::now();
+        let length = loop {
+            match notify.recv(&mut said) {
+                Ok(length) => break length,
+                Err(error) => {
+                    let ended = self.child.as_mut().expect("just started").try_wait().expect("look");
+                    assert!(ended.is_none() && begun.elapsed() < PATIENCE, "{ended:?} {error}\n{}", self.log());
+                }
+            }
+        };
         assert!(said[..length].starts_with(b"READY=1"), "{}", self.log());
     }
 
@@ -117,7 +126,8 @@ impl Daemon {
         let path = self.scratch.join("notify");
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path).expect("bind the notify socket");
-        notify.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+        // Between two looks whether the daemon lives.
+        notify.set_read_timeout(Some(Duration::from_millis(500))).expect("set a time-out");
         let log = File::options().create(true).append(true).open(self.scratch.join("log")).expect("open the log");
         let mut command = self.traced(self.command());
         command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(log);
