@@ -460,7 +460,13 @@ impl Daemon {
 
     /// The spawn process and its spare keeper; with `guest` also the keeper of the victim.
     pub async fn keeping(&self, guest: bool) -> Vec<u32> {
-        let init = if guest { Some(self.init_pid(VICTIM).await) } else { None };
+        let parent = |init: u32| super::processes().into_iter().find(|p| p.pid == init).map(|p| p.parent);
+        let mut init = if guest { Some(self.init_pid(VICTIM).await) } else { None };
+        if init.and_then(parent) == Some(1) {
+            // Its keeper was the victim before: the next boot has one that is init's parent again.
+            self.change(VICTIM, "restart", true).await;
+            init = Some(self.init_pid(VICTIM).await);
+        }
         let directory = self.runtime_dir().display().to_string();
         if !super::processes().iter().any(|p| p.arguments.contains("spawn") && p.arguments.contains(&directory)) {
             // It was the victim, and nobody has needed another one yet.
