@@ -487,6 +487,42 @@ fn spin(time: std::time::Duration) {
     while std::time::Duration::try_from(now() - since).expect("forward") < time {}
 }
 
+#[test]
+fn a_guest_ends_though_a_stage_died_between_its_process_and_the_report_of_it() {
+    let host = Host::new("stray");
+    let mut keeper = host.keeper(1);
+    let init = keeper.boot(host.spec(keeper.boot));
+    assert_eq!(keeper.sh(1, "true").code, 0);
+    // Where there are v1 groups, the stage of the next exec waits already; elsewhere there is no process to aim at.
+    let Some(stage) = children(keeper.pid).into_iter().find(|pid| *pid != init) else { return host.end(keeper) };
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-qq", "-e", "trace=sendmsg", "-e", "inject=sendmsg:signal=KILL:when=1", "-p", &stage.to_string()]);
+    let mut strace = strace.stderr(std::process::Stdio::null()).spawn().expect("strace");
+    testkit::eventually("strace to attach", || {
+        let status = std::fs::read_to_string(format!("/proc/{stage}/status")).expect("status");
+        status.contains(&format!("TracerPid:\t{}\n", strace.id())).then_some(())
+    });
+    let sequence = keeper.ask(KeepRequest::Exec(exec_spec(2, &["sleep", "1000"])));
+    while !keeper.seen.iter().any(|(of, event, _)| *of == sequence && matches!(event, KeepEvent::Failed(_))) {
+        keeper.next();
+    }
+    keeper.seen.clear();
+    strace.wait().expect("strace");
+    assert_eq!(keeper.sh(3, "true").code, 0);
+    host.end(keeper);
+}
+
+/// Processes that a process has made.
+fn children(of: u32) -> Vec<u32> {
+    let processes =
+        std::fs::read_dir("/proc").expect("proc").filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    let parent = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t"))?.parse::<u32>().ok()
+    };
+    processes.filter(|pid| parent(pid) == Some(of)).collect()
+}
+
 fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).expect("pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");

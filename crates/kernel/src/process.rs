@@ -222,6 +222,17 @@ pub fn spawn_detaching(program: &CStr, argv: &[CString], env: &[CString]) -> Res
     }
 }
 
+/// A child that has ended, and stays as it is; `None` when none has. `CHILD` when there are no children.
+pub fn ended_child() -> Result<Option<Pid>> {
+    // SAFETY: `info` is plain numbers, all zero is one of its values, and the kernel writes nothing but it.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        checked(i64::from(libc::waitid(libc::P_ALL, 0, &raw mut info, options)))?;
+        Ok(Pid::from_raw(info.si_pid()))
+    }
+}
+
 /// Closes every descriptor from 3 up except those in `keep`.
 pub fn close_except(_proof: SingleThread, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, Uid, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Pid, Uid, set_dumpable_behavior};
 use rustix::thread::Gid;
 
 use crate::cgroup;
@@ -39,6 +39,8 @@ pub struct Stage {
     pub socket: OwnedFd,
     /// Becomes readable when the stage has exited.
     pub pidfd: OwnedFd,
+    /// Its pid.
+    pub pid: Pid,
     /// The control group that the process will be in.
     pub leaf: PathBuf,
 }
@@ -89,7 +91,7 @@ pub fn prepare(proof: SingleThread, place: &Place, number: u32) -> Result<Stage,
     let (socket, child_socket) = kernel::scm::pair().map_err(failed("socketpair", ""))?;
     let clone = Clone { into_cgroup: Some(group.as_fd()), ..Clone::default() };
     match clone.clone3(proof).map_err(failed("clone3", ""))? {
-        Side::Parent(_, pidfd) => Ok(Stage { socket, pidfd, leaf }),
+        Side::Parent(pid, pidfd) => Ok(Stage { socket, pidfd, pid, leaf }),
         Side::Child => {
             if let Err(failure) = stage(proof, &place.v1_groups, &child_socket) {
                 report_failure(child_socket.as_fd(), &failure);

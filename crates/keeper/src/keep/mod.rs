@@ -9,6 +9,7 @@ mod requests;
 mod resume;
 mod ring;
 mod session;
+mod strays;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,10 +23,12 @@ use runtime::protocol::{Failure, KeepEvent, KeepSpec, Nothing, Output, Prepared,
 use runtime::wire::Blob;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Pid;
 
 use guest::{Guest, News};
 use peer::Peer;
 use session::Session;
+use strays::Strays;
 
 /// How long a stage that was made ahead of its order waits for one.
 const SPARE_LIFE: Duration = Duration::from_secs(5);
@@ -50,6 +53,7 @@ struct Keep {
     sessions: BTreeMap<u32, Session>,
     next_leaf: u32,
     spare: Option<Spare>,
+    strays: Strays,
     /// Number of the request that a launch under way answers.
     launch_sequence: u32,
     console_told: u64,
@@ -66,6 +70,7 @@ enum Source {
     Console,
     Session(u32),
     Spare,
+    Strays,
 }
 
 /// Serves one boot, with the first connection to the daemon on `socket`.
@@ -88,6 +93,7 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
         sessions: BTreeMap::new(),
         next_leaf: 1,
         spare: None,
+        strays: Strays::default(),
         launch_sequence: 0,
         console_told: 0,
         released: false,
@@ -101,6 +107,10 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
 /// Goes on after our program was replaced; `state` is what the former program wrote.
 pub(crate) fn resume(proof: SingleThread, state: OwnedFd) -> Result<()> {
     resume::restore(proof, state)?.serve()
+}
+
+fn pid_of(process: Pid) -> u32 {
+    process.as_raw_nonzero().get().unsigned_abs()
 }
 
 /// The socket on which a restarted daemon finds us.
@@ -124,6 +134,7 @@ impl Keep {
             for source in self.wait()? {
                 self.handle(source);
             }
+            self.reap_strays();
             self.notify();
         }
         Ok(())
@@ -164,6 +175,7 @@ impl Keep {
         if let Some(console) = &self.guest.console {
             list.push((Source::Console, console.master.as_fd(), PollFlags::IN));
         }
+        list.extend(self.strays.watched().map(|fd| (Source::Strays, fd, PollFlags::IN)));
         for (number, session) in &self.sessions {
             let source = Source::Session(*number);
             if let Some(stage) = &session.stage {
@@ -198,6 +210,8 @@ impl Keep {
             }
             Source::Console => self.guest.pump_console(),
             Source::Session(number) => self.advance_session(number),
+            // They are looked at each time.
+            Source::Strays => {}
             Source::Spare => {
                 if self.spare.as_ref().is_some_and(|spare| spare.until <= Instant::now()) {
                     self.dismiss_spare();
@@ -252,6 +266,7 @@ impl Keep {
             Err(failure) => {
                 let sequence = session.sequence;
                 if let Some(session) = self.sessions.remove(&number) {
+                    self.strays.expect(&session.leaf);
                     let _ = std::fs::remove_dir(&session.leaf);
                 }
                 self.tell(sequence, KeepEvent::Failed(failure), &[]);
@@ -261,6 +276,21 @@ impl Keep {
         let Some(session) = self.sessions.get_mut(&number) else { return };
         session.reap();
         session.pump();
+    }
+
+    fn reap_strays(&self) {
+        let is_init = |child| self.guest.pidfd.is_some() && pid_of(child) == self.guest.pid;
+        let is_of = |session: &Session, child| {
+            session.pidfd.is_some() && pid_of(child) == session.pid
+                || session.stage.as_ref().is_some_and(|stage| stage.pid == child)
+        };
+        self.strays.reap(|child| {
+            // A launch waits for its own.
+            self.guest.launch.is_some()
+                || is_init(child)
+                || self.spare.as_ref().is_some_and(|spare| spare.stage.pid == child)
+                || self.sessions.values().any(|session| is_of(session, child))
+        });
     }
 
     /// Tells the daemon what changed since it was last told.

@@ -239,6 +239,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Ke
         sessions,
         next_leaf: saved.next_leaf,
         spare: None,
+        strays: Default::default(),
         launch_sequence: 0,
         console_told: 0,
         released: false,
