@@ -35,7 +35,9 @@ pub(crate) fn shown(command: &mut Command) -> Result<()> {
 /// Runs it and returns what it wrote to standard output; its complaints are part of the error.
 pub(crate) fn captured(command: &mut Command) -> Result<String> {
     let (status, output, complaint) = all(command)?;
-    if status.success() { Ok(output) } else { Err(format!("{}: {status}: {}", words(command), complaint.trim())) }
+    // Some programs tell what they found where others tell their results.
+    let said = if complaint.trim().is_empty() { &output } else { &complaint };
+    if status.success() { Ok(output) } else { Err(format!("{}: {status}: {}", words(command), said.trim())) }
 }
 
 /// Runs it and returns how it ended with both outputs.
