@@ -219,10 +219,11 @@ impl RealHost {
             Step::DiscardRoot { id, root, pool } => {
                 let (pool, id, root) = (self.pool(pool)?, *id, *root);
                 let worker = pool.clone();
-                blocking("discard_root", move || worker.discard_root(id, root)).await?;
-                if pool.roots(id).is_ok_and(|roots| roots.is_empty()) {
+                // With its last root file system goes its log, and first: without a root nobody would come here again.
+                if pool.roots(id).is_ok_and(|roots| roots.iter().all(|one| *one == root)) {
                     self.boots.remove_logs(id);
                 }
+                blocking("discard_root", move || worker.discard_root(id, root)).await?;
                 self.empty_trash(&pool);
             }
             Step::CreateGroup { boot, settings, owner } => boots.create_group(*boot, settings, *owner).await?,
