@@ -1,5 +1,6 @@
 //! Noise for parsers: many generated inputs within a time, from a seed that is printed.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use proptest::strategy::Strategy;
@@ -16,25 +17,33 @@ const CHUNK: u32 = 200;
 pub fn feed<S: Strategy>(what: &str, inputs: &S, parse: impl Fn(S::Value)) {
     let seconds = std::env::var("SYSCTL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let seed = std::env::var("SYSCTL_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(clock);
+    let begin = Instant::now();
+    let fed = feed_for(Duration::from_secs(seconds), seed, inputs, parse);
+    let fed = fed.unwrap_or_else(|error| panic!("{what}, SYSCTL_FUZZ_SEED={seed}: {error}"));
+    let seconds = begin.elapsed().as_secs_f64();
+    eprintln!("figure: fuzz {what}: {fed} inputs in {seconds:.1} s, seed {seed}, failures 0");
+}
+
+/// How many inputs were fed; the smallest that made the parser panic as an error.
+fn feed_for<S: Strategy>(time: Duration, seed: u64, inputs: &S, parse: impl Fn(S::Value)) -> Result<u64, String> {
     let mut bytes = [0u8; 32];
     bytes[..8].copy_from_slice(&u64::to_le_bytes(seed));
     let config = Config { cases: CHUNK, failure_persistence: None, max_shrink_iters: 4096, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (begin, mut fed) = (Instant::now(), 0);
+    let mut runner = TestRunner::new_with_rng(config.clone(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let (begin, fed) = (Instant::now(), Cell::new(0));
     loop {
+        // One that has had its cases has no more of them.
+        runner = TestRunner::new_with_rng(config.clone(), runner.new_rng());
         let result = runner.run(inputs, |input| {
+            fed.set(fed.get() + 1);
             parse(input);
             Ok::<(), TestCaseError>(())
         });
-        if let Err(error) = result {
-            panic!("{what}, SYSCTL_FUZZ_SEED={seed}: {error}");
-        }
-        fed += CHUNK;
-        if begin.elapsed() >= Duration::from_secs(seconds) {
-            break;
+        result.map_err(|error| error.to_string())?;
+        if begin.elapsed() >= time {
+            return Ok(fed.get());
         }
     }
-    eprintln!("figure: fuzz {what}: {fed} inputs in {:.1} s, seed {seed}, failures 0", begin.elapsed().as_secs_f64());
 }
 
 fn clock() -> u64 {
@@ -44,7 +53,21 @@ fn clock() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn all_the_time_is_used_for_new_inputs() {
+        let (seen, calls) = (RefCell::new(BTreeSet::new()), Cell::new(0));
+        let fed = feed_for(Duration::from_millis(100), 1, &proptest::num::u64::ANY, |number| {
+            seen.borrow_mut().insert(number);
+            calls.set(calls.get() + 1);
+        });
+        assert_eq!(fed, Ok(calls.get()));
+        assert!(seen.borrow().len() > 2 * CHUNK as usize, "{} different ones of {fed:?}", seen.borrow().len());
+    }
 
     #[test]
     #[should_panic(expected = "SYSCTL_FUZZ_SEED=")]
