@@ -101,7 +101,9 @@ impl Worker<'_> {
     /// Writes down that the operation failed and what is wished instead, before anything follows from that: a later daemon
     /// must not try again what is told to have failed.
     async fn write_end(&self, mut record: InstanceRecord, mut ops: Vec<Op>, cause: &Error, operation: &Operation) {
-        record.telling.retain(|telling| telling.always);
+        // Of what was taken back nothing is true, and the loop of a later daemon would tell it.
+        let exists = record.wish.exists;
+        record.telling.retain(|telling| telling.always && exists);
         record.previous = None;
         record.operation = None;
         self.set_record(&record);

@@ -106,6 +106,28 @@ fn a_name_is_free_again_after_a_deletion_that_could_not_be_written_down_at_once(
 }
 
 #[test]
+fn what_a_refused_creation_left_keeps_its_row_until_it_can_be_removed() {
+    run(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("first", false).await.expect("an image");
+        daemon.rest().await;
+        daemon.faults.refuse_always(At::Commit, "commit");
+        daemon.faults.refuse_always(At::Step, "discard_root");
+        daemon.made("web1", false).await.expect_err("the disk is full");
+        let record = daemon.record("web1").expect("it is known whose root that is");
+        assert!(!record.wish.exists && record.error.is_some(), "{record:?}");
+        assert_eq!(daemon.host.world().roots.len(), 2);
+        let refused = daemon.made("web1", false).await.expect_err("its name is taken as long");
+        assert!(refused.contains("already exists"), "{refused}");
+        daemon.faults.heal();
+        daemon.rest().await;
+        assert!(daemon.record("web1").is_none());
+        daemon.check("removed once that went").await;
+        assert_eq!(daemon.told(0, "web1"), [""; 0]);
+    });
+}
+
+#[test]
 fn an_instance_that_was_given_up_is_healed_when_the_host_is_well_again() {
     run(async {
         let (_, daemon) = fresh().await;

@@ -162,10 +162,10 @@ async fn without_faults(row: Row) -> (Vec<&'static str>, [usize; 3]) {
 }
 
 /// The daemon dies at `armed`; what it leaves in both ways; and how many steps the healing of each takes.
-async fn with_crash(row: Row, armed: Armed, flushed: bool, second: Option<Armed>) -> [usize; 3] {
+async fn with_crash(row: Row, armed: &[Armed], flushed: bool, second: Option<Armed>) -> [usize; 3] {
     let what = format!("{row:?}, {armed:?}, flushed {flushed}, then {second:?}");
     let (daemon, scene) = scene(row, what).await;
-    daemon.faults.arm(&[armed]);
+    daemon.faults.arm(armed);
     let mut left = tokio::select! {
         biased;
         left = daemon.faults.died() => left,
@@ -195,6 +195,26 @@ async fn with_crash(row: Row, armed: Armed, flushed: bool, second: Option<Armed>
     );
     scene.again(&daemon, &seen).await;
     healing
+}
+
+/// A step is refused, and the daemon dies at a commit of what is done about that; whether there are so many commits.
+async fn with_refusal_and_crash(row: Row, refused: Armed, crash: Armed, flushed: bool) -> bool {
+    let (daemon, scene) = scene(row, format!("{row:?}, {refused:?} and {crash:?}, flushed {flushed}")).await;
+    daemon.faults.arm(&[refused, crash]);
+    let left = tokio::select! {
+        biased;
+        left = daemon.faults.died() => left,
+        () = async { let _ = scene.act(&daemon).await; daemon.rest().await } => return false,
+    };
+    // What was purged is made anew by the next start.
+    if row == Row::Purge && scene.heard.get() == Some(true) {
+        return false;
+    }
+    let daemon = start(&scene.world, if flushed { left.flushed } else { left.now }).await;
+    daemon.rest().await;
+    let seen = scene.judge(&daemon).await;
+    scene.again(&daemon, &seen).await;
+    true
 }
 
 /// Something is refused, or happens otherwise than it should; then all is well again.
@@ -243,13 +263,29 @@ impl Points {
     /// A crash, and one more at each step of the healing from it, behind those of every start of a daemon.
     fn crash(&mut self, row: Row, armed: Armed, flushed: bool) {
         let what = |second| format!("{row:?} {armed:?} flushed {flushed} then {second:?}");
-        let healing = self.point(|| what(None), with_crash(row, armed, flushed, None)).unwrap_or_default()[0];
+        let healing = self.point(|| what(None), with_crash(row, &[armed], flushed, None)).unwrap_or_default()[0];
         // Each step of each healing when everything is asked for; else the first and the last of some.
         let all = testkit::budget(0, 1) == 1;
         if all || flushed && armed.0 == At::Step && armed.2 == Fault::CrashBefore {
             for m in (2..healing).filter(|m| all || [2, healing - 1].contains(m)) {
                 let second = Some((At::Step, m, Fault::CrashAfter));
-                self.point(|| what(second), with_crash(row, armed, flushed, second));
+                self.point(|| what(second), with_crash(row, &[armed], flushed, second));
+            }
+        }
+    }
+
+    /// A step is refused, and the daemon dies at each commit of what follows from that.
+    fn crash_after_refusal(&mut self, row: Row, step: usize, refusal: Fault) {
+        for n in 0.. {
+            let mut died = false;
+            for (fault, flushed) in [(Fault::CrashBefore, false), (Fault::CrashAfter, false), (Fault::CrashAfter, true)]
+            {
+                let (refused, crash) = ((At::Step, step, refusal), (At::Commit, n, fault));
+                let what = || format!("{row:?} {refused:?} and {crash:?} flushed {flushed}");
+                died |= self.point(what, with_refusal_and_crash(row, refused, crash, flushed)) != Some(false);
+            }
+            if !died {
+                return;
             }
         }
     }
@@ -264,6 +300,8 @@ impl Points {
             self.faults(row, &[(at, n, Fault::Refuse)]);
             self.faults(row, &[(at, n, Fault::RefuseAlways)]);
             if at == At::Step {
+                self.crash_after_refusal(row, n, Fault::Refuse);
+                self.crash_after_refusal(row, n, Fault::RefuseAlways);
                 self.faults(row, &[(at, n, Fault::Twice)]);
                 self.faults(row, &[(at, n, Fault::LoseKeepers)]);
                 // Going back is refused, too.
