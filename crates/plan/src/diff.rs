@@ -111,7 +111,9 @@ fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, fact
         return;
     }
     let settings = crate::settings(&wish.spec.limits, wish.id, facts);
-    let group = seen.and_then(|seen| seen.group.as_ref());
+    // One without a guest may have been killed, with the wish to stop forgotten: whoever is cloned into it would die. It is
+    // made anew.
+    let group = seen.filter(|_| *guest != GuestSeen::Absent).and_then(|seen| seen.group.as_ref());
     match group {
         None | Some(GroupSeen { complete: false, .. }) => {
             steps.push(Step::CreateGroup { boot, settings, owner: wish.spec.sandbox.ids.base });
@@ -175,6 +177,19 @@ mod tests {
         let group = seen.group.as_mut().expect("group");
         (group.complete, group.settings) = (false, Default::default());
         assert_eq!(names(&wish(), &observed), ["create_group", "spawn", "attach_nic", "start"]);
+    }
+
+    #[test]
+    fn a_group_without_a_guest_is_made_anew_and_frozen_again() {
+        let frozen = Wish { power: Power::On { boot: BootGen(1), frozen: true }, ..wish() };
+        let mut observed = running(&wish());
+        let seen = observed.boots.get_mut(&BootGen(1)).expect("boot");
+        (seen.guest, seen.keeper) = (GuestSeen::Absent, false);
+        seen.nics.clear();
+        assert_eq!(names(&wish(), &observed), ["create_group", "spawn", "attach_nic", "start"]);
+        let group = observed.boots.get_mut(&BootGen(1)).and_then(|seen| seen.group.as_mut());
+        group.expect("group").frozen = true;
+        assert_eq!(names(&frozen, &observed), ["create_group", "spawn", "attach_nic", "start", "freeze"]);
     }
 
     #[test]

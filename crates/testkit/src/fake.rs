@@ -209,7 +209,7 @@ impl World {
 
     fn boot_step(&mut self, step: &Step) -> Result<Effect, String> {
         match step {
-            Step::CreateGroup { boot, settings, .. } => self.create_group(*boot, settings),
+            Step::CreateGroup { boot, settings, .. } => self.create_group(*boot, settings)?,
             Step::Spawn { boot, root, source, .. } => return self.spawn(*boot, *root, *source),
             Step::AttachNic { boot, nic } => {
                 let fake = self.alive(*boot)?;
@@ -271,7 +271,7 @@ impl World {
         Ok(Effect::Done)
     }
 
-    fn create_group(&mut self, boot: Boot, settings: &Settings) {
+    fn create_group(&mut self, boot: Boot, settings: &Settings) -> Result<(), String> {
         let empty = FakeBoot {
             group: None,
             killed: false,
@@ -281,7 +281,12 @@ impl World {
             nics: BTreeMap::new(),
         };
         let fake = self.boots.entry(boot).or_insert(empty);
+        if is_alive(&fake.guest) {
+            return Err("the group has processes".into());
+        }
+        fake.killed = false;
         fake.group = Some(GroupSeen { frozen: false, settings: settings.clone(), complete: true });
+        Ok(())
     }
 
     fn spawn(&mut self, boot: Boot, root: RootGen, source: RootSource) -> Result<Effect, String> {

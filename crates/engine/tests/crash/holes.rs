@@ -168,6 +168,26 @@ fn a_guest_that_halted_while_the_disk_was_full_is_not_started_by_the_next_daemon
 }
 
 #[test]
+fn a_guest_is_not_started_in_the_group_that_a_forgotten_stop_killed() {
+    run(async {
+        for step in 0..5 {
+            let (world, daemon) = fresh().await;
+            daemon.made("web1", true).await.expect("web1");
+            daemon.rest().await;
+            // The stop happens and cannot be written down, and the daemon dies in it: the next one has the guest run.
+            daemon.faults.arm(&[(At::Step, step, Fault::CrashAfter)]);
+            daemon.faults.refuse_always(At::Commit, "commit");
+            let stop = Verb::Stop(StopKind::Clean { timeout_s: 5 });
+            let accepted = daemon.engine.ask(&ProjectName::default(), "web1", stop, None, None).await;
+            accepted.expect("a stop needs no disk");
+            let daemon = start(&world, daemon.faults.died().await.now).await;
+            daemon.rest().await;
+            daemon.check(&format!("died after step {step} of the stop")).await;
+        }
+    });
+}
+
+#[test]
 fn events_that_rode_a_refused_commit_are_kept_with_the_next() {
     run(async {
         let (_, daemon) = fresh().await;

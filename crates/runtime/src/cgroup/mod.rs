@@ -123,9 +123,14 @@ impl Groups {
         self.controllers.knobs()
     }
 
-    /// Makes the group of a boot, limited and with its payload delegated to host id `owner`. Done twice it changes nothing.
+    /// Makes the group of a boot, limited and with its payload delegated to host id `owner`. One that is left of an earlier
+    /// try goes first: it may have been killed, and whoever is cloned into a killed group dies. One with processes is not
+    /// touched, and an error. Done twice it is the same.
     pub fn create(&self, boot: Boot, settings: &Settings, owner: u32) -> Result<(), Error> {
         let group = self.directory(boot);
+        if group.exists() {
+            self.remove(boot)?;
+        }
         make_dir(&group)?;
         self.controllers.create(&boot.to_string())?;
         self.apply(boot, settings)?;
