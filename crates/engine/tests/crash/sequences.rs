@@ -1,8 +1,9 @@
 //! Random sequences of commands and mishaps, compared with the small machine of `testkit::model`.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use config::Written;
 use engine::{Engine, NewInstance, Patch, Status, Verb};
@@ -258,32 +259,53 @@ async fn sequence(commands: &[Command]) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs so many sequences; how many commands they had.
-fn sequences(count: usize, seed: u64) -> usize {
+/// Sequences from one seed: what a failed one names runs again in a moment.
+const BATCH: usize = 50;
+
+/// How long sequences go on in a run of all rings; with everything asked for it is their number that ends them.
+const TIME: Duration = Duration::from_secs(30);
+
+/// Runs the sequences of one seed; how many commands they had.
+fn batch(seed: u64) -> usize {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = ProptestConfig { cases: count as u32, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: BATCH as u32, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let commands = std::cell::Cell::new(0);
     let result = runner.run(&testkit::model::any_sequence(LENGTH), |sequence_of| {
         commands.set(commands.get() + sequence_of.len());
         run(sequence(&sequence_of)).map_err(TestCaseError::fail)
     });
-    result.unwrap_or_else(|error| panic!("SYSCTL_TEST_SEED={seed}: {error}"));
+    result.unwrap_or_else(|error| panic!("violation with SYSCTL_TEST_SEED={seed}: {error}"));
     commands.get()
 }
 
 #[test]
 fn any_sequence_of_commands_and_mishaps_is_explained_by_the_model() {
     beginning();
-    let count = testkit::budget(2000, 100_000);
+    let most = testkit::budget(usize::MAX, 100_000 / BATCH);
+    let time = testkit::budget(0, 1) == 0;
     let given = std::env::var("SYSCTL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    let seed = given.unwrap_or_else(clock);
-    let began = Instant::now();
-    let commands = std::thread::scope(|scope| {
-        let other = scope.spawn(|| sequences(count / 2, seed.wrapping_add(1)));
-        sequences(count - count / 2, seed) + other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let seed: u64 = given.unwrap_or_else(clock);
+    let (began, next) = (Instant::now(), AtomicUsize::new(0));
+    let work = || {
+        let (mut batches, mut commands) = (0, 0);
+        while !(time && began.elapsed() > TIME) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= most {
+                break;
+            }
+            commands += batch(seed.wrapping_add(number as u64));
+            batches += 1;
+        }
+        (batches * BATCH, commands)
+    };
+    let (count, commands) = std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let (count, commands) = work();
+        let (more, also) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (count + more, commands + also)
     });
     let seconds = began.elapsed().as_secs_f64();
     eprintln!(
