@@ -145,15 +145,16 @@ fn check(path: &Path, kinds: Kinds, head: Option<Head>) -> Result<Checked, OpenE
         let connection = connect_to_look(path)?;
         connection.execute_batch("PRAGMA cache_size = -4096;")?;
         let version = migrate::version(&connection)?;
-        if version > LATEST {
-            return Ok((version, Ok(Tally::default())));
+        if version <= LATEST {
+            return Ok((version, Some(verify::whole(path, &connection, version, kinds)?)));
         }
-        Ok((version, verify::whole(path, &connection, version, kinds)?))
+        // A newer release would have other tables, or its mirror said so: else only this number is another one.
+        let is_ours = known.is_some() && verify::whole(path, &connection, LATEST, kinds).is_ok_and(|found| found.is_ok());
+        let words = format!("it says that it is of version {version}, and all of it is of version {LATEST}");
+        Ok((version, is_ours.then_some(Err(words))))
     };
     let (version, found) = look().map_err(|source| damaged_or(&text, source))?;
-    if version > LATEST {
-        return Err(OpenError::Newer { path: text.clone(), found: version });
-    }
+    let Some(found) = found else { return Err(OpenError::Newer { path: text.clone(), found: version }) };
     let tally = found.map_err(damaged)?;
     if version == 0 && known.is_some() {
         return Err(damaged("it is empty, and there are manifests of what was in it".into()));

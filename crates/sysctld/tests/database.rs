@@ -148,9 +148,10 @@ async fn a_newer_database_is_refused_and_not_touched() {
     daemon.terminate();
     let path = database(&daemon);
     let whole = fs::read(&path).expect("read");
-    // user_version, as the next release would set it.
-    let file = fs::File::options().write(true).open(&path).expect("open");
-    file.write_all_at(&99u32.to_be_bytes(), 60).expect("write");
+    // As a later release would leave it: with a number and tables of its own.
+    let mut migration = Command::new("sqlite3");
+    migration.arg(&path).arg("CREATE TABLE newer (x); PRAGMA user_version = 99;");
+    assert!(migration.status().expect("sqlite3").success());
     let newer = fs::read(&path).expect("read");
     let (code, said) = refuses_to_start(&daemon);
     assert!(code == Some(1) && said.contains("has version 99, newer than this program's"), "{said}");
