@@ -149,7 +149,8 @@ fn check(path: &Path, kinds: Kinds, head: Option<Head>) -> Result<Checked, OpenE
             return Ok((version, Some(verify::whole(path, &connection, version, kinds)?)));
         }
         // A newer release would have other tables, or its mirror said so: else only this number is another one.
-        let is_ours = known.is_some() && verify::whole(path, &connection, LATEST, kinds).is_ok_and(|found| found.is_ok());
+        let is_ours =
+            known.is_some() && verify::whole(path, &connection, LATEST, kinds).is_ok_and(|found| found.is_ok());
         let words = format!("it says that it is of version {version}, and all of it is of version {LATEST}");
         Ok((version, is_ours.then_some(Err(words))))
     };

@@ -248,7 +248,9 @@ async fn a_flipped_version_is_told_from_that_of_a_newer_release() {
         let error = Store::open_with(&path, KINDS).expect_err("newer");
         assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{change}: {error}");
     }
-    eprintln!("figure: version number of a database with one bit flipped: {noticed} of 32 told as damage, none as newer");
+    eprintln!(
+        "figure: version number of a database with one bit flipped: {noticed} of 32 told as damage, none as newer"
+    );
 }
 
 #[tokio::test]

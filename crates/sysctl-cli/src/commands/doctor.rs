@@ -39,6 +39,15 @@ fn table(findings: &[Finding]) -> Table {
     table
 }
 
+/// So many of a kind, in words: its name is one noun or some words that end with one.
+fn counted(number: &str, kind: &str) -> String {
+    match (number, kind) {
+        ("1", _) => format!("1 {kind}"),
+        _ if kind.ends_with('s') => format!("{number} {kind}es"),
+        _ => format!("{number} {kind}s"),
+    }
+}
+
 /// A report for people.
 fn about(report: &DoctorReport) -> String {
     let mut text = String::new();
@@ -46,7 +55,7 @@ fn about(report: &DoctorReport) -> String {
         let written = writeln!(text, "{}", escape::inline(&line.to_string()));
         debug_assert!(written.is_ok(), "strings take everything");
     };
-    let checks: Vec<String> = report.checks.iter().map(|check| format!("{} {}", check.object, check.kind)).collect();
+    let checks: Vec<String> = report.checks.iter().map(|check| counted(&check.object, &check.kind)).collect();
     say(format_args!("Looked at: {}", checks.join(", ")));
     for Finding { kind, object, text, fix } in &report.findings {
         say(format_args!("WRONG  {kind} {object}: {text}"));
@@ -78,8 +87,11 @@ mod tests {
 
     #[test]
     fn a_report_tells_what_was_looked_at_what_is_wrong_and_what_to_do() {
-        let mut report = DoctorReport { checks: vec![finding("cgroups", "3", "", "")], ..DoctorReport::default() };
-        assert!(about(&report).starts_with("Looked at: 3 cgroups\nAll is well"));
+        let checks = [("control group", "3"), ("image", "1"), ("process", "12")];
+        let checks = checks.iter().map(|(kind, number)| finding(kind, number, "", "")).collect();
+        let mut report = DoctorReport { checks, ..DoctorReport::default() };
+        let begin = "Looked at: 3 control groups, 1 image, 12 processes\nAll is well";
+        assert!(about(&report).starts_with(begin), "{}", about(&report));
         report.findings.push(finding("cgroup", "x.1", "belongs to nobody", "repair removes it"));
         report.notes.push(finding("host", "", "few inotify watches", "sysctl -w …"));
         let text = about(&report);
