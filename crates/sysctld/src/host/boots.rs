@@ -44,6 +44,8 @@ struct Entry {
 pub(super) struct BootNow {
     pub(super) boot: Boot,
     pub(super) has_keeper: bool,
+    /// Pid of the keeper.
+    pub(super) keeper: u32,
     pub(super) phase: u8,
     pub(super) pid: u32,
     /// Its keeper took the guest over from another one.
@@ -330,6 +332,7 @@ impl Boots {
             BootNow {
                 boot: *boot,
                 has_keeper: state.is_some(),
+                keeper: state.as_ref().map_or(0, |state| state.keeper),
                 phase: state.as_ref().map_or(phase::EMPTY, |state| state.phase),
                 pid: state.as_ref().map_or(0, |state| state.pid),
                 adopted: state.is_some_and(|state| state.adopted),

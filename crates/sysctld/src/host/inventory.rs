@@ -123,9 +123,10 @@ impl RealHost {
             spawn_socket: self.runtime_dir.join("spawn.socket").display().to_string(),
             helpers: self.boots.spawn.helpers(),
             boots: boots.iter().filter(|now| now.has_keeper).map(|now| now.boot).collect(),
+            keepers: boots.iter().filter(|now| now.has_keeper).map(|now| (now.keeper, now.boot)).collect(),
             directories: names(&keep).iter().filter_map(|name| name.parse().ok()).collect(),
         };
-        let found = processes::list(&keep);
+        let found = processes::list(&keep, &known.keepers);
         inventory.damage.extend(processes::judge(&found, &known));
         inventory.looked_at.push(("process", found.len()));
         let socket = self.runtime_dir.join("unix.socket").display().to_string();

@@ -22,6 +22,8 @@ use super::words;
 pub(crate) struct State {
     pub(crate) phase: u8,
     pub(crate) pid: u32,
+    /// The keeper's own pid.
+    pub(crate) keeper: u32,
     pub(crate) end: u8,
     pub(crate) code: i32,
     pub(crate) failure: Option<Failure>,
@@ -239,6 +241,7 @@ impl Keeper {
         self.update(|state| {
             state.phase = status.phase;
             state.pid = status.pid;
+            state.keeper = status.keeper;
             state.end = status.end;
             state.code = status.code;
             state.adopted = status.adopted;

@@ -1,7 +1,7 @@
 //! Processes of ours on this host, found by their arguments and sockets, and whether each serves somebody.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::{Cure, Damage};
 use model::Boot;
@@ -26,12 +26,17 @@ pub(super) struct Known {
     pub(super) helpers: BTreeSet<u32>,
     /// Boots that have a keeper, as far as we know.
     pub(super) boots: BTreeSet<Boot>,
+    /// What those keepers said that they are.
+    pub(super) keepers: BTreeMap<u32, Boot>,
     /// Boots that have a directory.
     pub(super) directories: BTreeSet<Boot>,
 }
 
 /// Every process that runs the keeper's program. `keep` is where keepers have their directories.
-pub(super) fn list(keep: &Path) -> Vec<Process> {
+///
+/// Without CAP_SYS_PTRACE, as in our unit, nobody sees the files of processes that may do more than he: then the `known` ones
+/// are believed, and of others it is not known whose they are.
+pub(super) fn list(keep: &Path, known: &BTreeMap<u32, Boot>) -> Vec<Process> {
     let sockets = sockets(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default(), keep);
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -45,12 +50,16 @@ pub(super) fn list(keep: &Path) -> Vec<Process> {
         }
         let (parent, start) = stat(pid)?;
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let boots = files.filter_map(|file| {
-            let link = std::fs::read_link(file.path()).ok()?;
+        let links: Vec<_> = files.map(|file| std::fs::read_link(file.path())).collect();
+        let boot_of = |link: &PathBuf| {
             let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()?;
             sockets.get(&inode).copied()
-        });
-        Some(Process { pid, parent, start, words, boots: boots.collect() })
+        };
+        let boots = match links.iter().all(Result::is_err) {
+            true => known.get(&pid).copied().into_iter().collect(),
+            false => links.iter().flatten().filter_map(boot_of).collect(),
+        };
+        Some(Process { pid, parent, start, words, boots })
     })
     .collect()
 }
@@ -179,6 +188,7 @@ mod tests {
             spawn_socket: "/run/x/spawn.socket".into(),
             helpers: [30].into(),
             boots: [boot(1), boot(2), boot(3)].into(),
+            keepers: BTreeMap::new(),
             directories: [boot(1), boot(3)].into(),
         };
         let mut processes = vec![

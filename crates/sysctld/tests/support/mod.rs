@@ -135,6 +135,11 @@ impl Daemon {
         notify
     }
 
+    /// Has the daemon started by another program from now on, which becomes it.
+    pub fn start_by(&mut self, words: &[&str]) {
+        self.tracer = words.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     fn traced(&self, command: Command) -> Command {
         let Some((tracer, words)) = self.tracer.split_first() else { return command };
         let mut traced = Command::new(tracer);
