@@ -261,7 +261,8 @@ impl Guest {
                     console.slave = open_slave(&console.master);
                     return;
                 }
-                Ok(Filled::Nothing) | Err(_) => return,
+                // What is stuck is written before whatever comes next.
+                Ok(Filled::Nothing | Filled::Stuck) | Err(_) => return,
             }
         }
     }

@@ -60,6 +60,9 @@ struct Keep {
     released: bool,
 }
 
+/// How long output waits that the kernel had no memory for, when nothing else happens.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// What woke us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -145,12 +148,18 @@ impl Keep {
         let watched = self.watched();
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        let timeout = self.spare.as_ref().map(|spare| {
-            let rest = spare.until.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: i64::from(rest.subsec_nanos()) }
-        });
+        let stuck = || self.sessions.iter().filter(|(_, session)| session.is_stuck());
+        let spare = self.spare.as_ref().map(|spare| spare.until.saturating_duration_since(Instant::now()));
+        let timeout = spare
+            .into_iter()
+            .chain(stuck().next().map(|_| AGAIN))
+            .min()
+            .map(|rest| Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: i64::from(rest.subsec_nanos()) });
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Ok(vec![Source::Spare]),
+            Ok(0) => {
+                let stuck = stuck().map(|(number, _)| Source::Session(*number));
+                return Ok(stuck.chain([Source::Spare]).collect());
+            }
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(Vec::new()),
             Err(errno) => return Err(errno),

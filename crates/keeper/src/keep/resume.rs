@@ -26,6 +26,7 @@ record! {
         1 => source: u32,
         2 => memory: u32,
         3 => state: StreamState,
+        4 => kept: Blob,
     }
 }
 
@@ -169,6 +170,7 @@ fn save_session(of: u32, session: &Session) -> SavedSession {
             source: number(s.source.as_ref()),
             memory: s.ring.memory().as_raw_fd() as u32,
             state: s.ring.state.clone(),
+            kept: Blob(s.ring.kept.clone()),
         })
     };
     SavedSession {
@@ -218,7 +220,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Ke
     guest.console = take(saved.console)?.map(Console::new);
     guest.network = take(saved.netns)?.zip(take(saved.netlink)?);
     guest.lock = take(saved.lock)?;
-    guest.console_ring = Ring::inherited(need(saved.console_memory)?, CONSOLE_RING, saved.console_state);
+    guest.console_ring = Ring::inherited(need(saved.console_memory)?, CONSOLE_RING, saved.console_state, Vec::new());
     guest.v1_groups.clone_from(&saved.v1_groups);
     let mut sessions = std::collections::BTreeMap::new();
     for session in saved.sessions {
@@ -252,7 +254,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Ke
 fn restore_session(saved: SavedSession) -> kernel::Result<Session> {
     let stream = |saved: Option<SavedStream>| -> kernel::Result<Option<Stream>> {
         let Some(saved) = saved else { return Ok(None) };
-        let ring = Ring::inherited(need(saved.memory)?, SESSION_RING, saved.state);
+        let ring = Ring::inherited(need(saved.memory)?, SESSION_RING, saved.state, saved.kept.0);
         Ok(Some(Stream { source: take(saved.source)?, ring, told: (0, false) }))
     };
     let terminal = take(saved.terminal)?;

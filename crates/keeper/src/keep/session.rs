@@ -28,7 +28,7 @@ impl Stream {
 
     /// Whether poll should look at the source.
     pub(crate) fn wants(&self) -> Option<BorrowedFd<'_>> {
-        self.source.as_ref().filter(|_| self.ring.space() > 0).map(AsFd::as_fd)
+        self.source.as_ref().filter(|_| self.ring.space() > 0 && self.ring.kept.is_empty()).map(AsFd::as_fd)
     }
 
     /// Reads once. `over`: the process has ended, so what is not there now will not come.
@@ -36,7 +36,7 @@ impl Stream {
         let Some(source) = &self.source else { return };
         let full = self.ring.space() == 0;
         match self.ring.fill(source.as_fd()) {
-            Ok(Filled::Some) => {}
+            Ok(Filled::Some | Filled::Stuck) => {}
             Ok(Filled::Nothing) if !over || full => {}
             Ok(Filled::Nothing | Filled::End) | Err(_) => {
                 self.source = None;
@@ -139,7 +139,7 @@ impl Session {
             Some(Report::Failed(failure)) if self.pid > 0 => {
                 let reason = format!("{}: {}\r\n", failure.target, std::io::Error::from_raw_os_error(failure.errno));
                 if let Some(stream) = self.stderr.as_mut().or(self.stdout.as_mut()) {
-                    let _ = stream.ring.write(reason.as_bytes());
+                    stream.ring.write(reason.as_bytes());
                 }
                 Ok(false)
             }
@@ -258,6 +258,11 @@ impl Session {
 
     fn is_starting(&self) -> bool {
         self.is_terminal && self.terminal.is_none() && self.code.is_none()
+    }
+
+    /// Whether output waits for memory: nobody tells when there is some.
+    pub(crate) fn is_stuck(&self) -> bool {
+        [&self.stdout, &self.stderr].into_iter().flatten().any(|stream| !stream.ring.kept.is_empty())
     }
 
     /// Whether the process has ended and all its output is in the rings.
