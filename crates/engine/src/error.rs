@@ -38,6 +38,18 @@ pub enum Error {
         /// Why it was not written.
         why: store::TxnError,
     },
+    /// An image was made and could not be named as it should.
+    #[error(
+        "the image is there, as {fingerprint}, but could not be named {name:?} ({why}): `sysctl-cli image alias create {name} {fingerprint}` does that"
+    )]
+    Unnamed {
+        /// The image.
+        fingerprint: model::Fingerprint,
+        /// The name.
+        name: String,
+        /// Why.
+        why: Box<Error>,
+    },
     /// What was decided to go does not go yet: it is tried again until it does.
     #[error("{0}; it is tried again until it succeeds")]
     Unfinished(String),

@@ -185,6 +185,11 @@ impl Engine {
     /// Builds an image from a recipe, unless it is here. Returns at once; the operation tells the rest.
     pub async fn build_image(&self, word: &str, wish: ImageWish) -> Result<OperationView> {
         let choice = self.image(word)?;
+        // Minutes before they would be given.
+        let is_taken = |name: &String| self.alias(name).is_ok_and(|alias| alias.target != choice.fingerprint());
+        if let Some((name, _)) = wish.aliases.iter().find(|(name, _)| is_taken(name)) {
+            return Err(Error::Conflict(format!("Alias {name:?} already exists")));
+        }
         let engine = self.clone();
         let resources = [("images".to_owned(), vec![format!("/1.0/images/{}", choice.fingerprint())])].into();
         self.image_task(Class::Wish, BUILDING, resources, |operation| async move {
@@ -209,9 +214,14 @@ impl Engine {
         }
     }
 
+    /// Names that it has already are left: an earlier try may have come so far.
     async fn name_image(&self, target: Fingerprint, aliases: &[(String, String)]) -> Result<()> {
         for (name, description) in aliases {
-            self.create_alias(Alias { name: name.clone(), description: description.clone(), target }).await?;
+            if self.alias(name).is_ok_and(|alias| alias.target == target) {
+                continue;
+            }
+            let named = self.create_alias(Alias { name: name.clone(), description: description.clone(), target }).await;
+            named.map_err(|why| Error::Unnamed { fingerprint: target, name: name.clone(), why: Box::new(why) })?;
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! A damaged database made anew, and a disk that does not take what is written.
 
+use std::collections::BTreeSet;
+
+use model::InstanceId;
 use store::{Kinds, Op, Store, TxnError};
 
 use crate::engine::{Engine, Shared};
@@ -14,10 +17,24 @@ pub const UNMIRRORED: Kinds = Kinds { unmirrored: &[operations::KIND] };
 /// Kind and key of the document that says that records may be missing.
 const INCOMPLETE: (&str, &str) = ("daemon", "incomplete");
 
-/// Whether records of instances may be missing, so that what belongs to nothing is kept.
+/// Whether records of instances may be missing, so that what belongs to nothing is kept: until nothing is there any more that
+/// a missing record could be of.
 pub(crate) fn is_incomplete(store: &Store) -> bool {
     // In doubt nothing is thrown away.
     store.get(INCOMPLETE.0, INCOMPLETE.1).map_or(true, |found| found.is_some())
+}
+
+/// Takes the mark away once everything on the host is somebody's. All instances must have been seen: a pool that is not there
+/// at the moment hides what is unknown, too.
+pub(crate) async fn end_incompleteness(shared: &Shared, seen: &BTreeSet<InstanceId>) -> Result<()> {
+    let mut all_seen = !seen.is_empty() && seen.iter().all(|id| shared.knows(*id));
+    shared.for_all(|instance| all_seen &= seen.contains(&instance.id));
+    if !all_seen {
+        return Ok(());
+    }
+    tracing::info!("everything on the host is somebody's again: no record is missing");
+    let (kind, key) = INCOMPLETE;
+    shared.submit_and_wait(store::Class::Settled, vec![Op::Delete { kind, key: key.into() }]).await
 }
 
 impl Engine {

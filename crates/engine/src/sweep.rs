@@ -24,6 +24,10 @@ pub(crate) async fn run(shared: &Arc<Shared>, images_under_way: &(dyn Fn() -> bo
     }
     let survey = shared.host.survey().await?;
     let incomplete = crate::rebuild::is_incomplete(&shared.store);
+    if incomplete {
+        let seen = survey.instances.iter().map(|(id, _)| *id).collect();
+        crate::rebuild::end_incompleteness(shared, &seen).await?;
+    }
     for (id, pool) in survey.instances.iter().filter(|(id, _)| !shared.knows(*id)) {
         if incomplete {
             tracing::warn!(%id, "of an unknown instance there is something; it is kept, as its record may be lost");

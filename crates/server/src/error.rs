@@ -43,9 +43,12 @@ impl From<Error> for ApiError {
             Error::Store(store) if store.is_full() => StatusCode::INSUFFICIENT_STORAGE,
             Error::Store(store) if store.is_for_later() => StatusCode::SERVICE_UNAVAILABLE,
             Error::Cancelled(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Step(_) | Error::Store(_) | Error::Unwritten { .. } | Error::Unfinished(_) | Error::Internal(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Error::Step(_)
+            | Error::Store(_)
+            | Error::Unwritten { .. }
+            | Error::Unnamed { .. }
+            | Error::Unfinished(_)
+            | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         ApiError::new(status, error.to_string())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use model::{Boot, InstanceId};
 
 use super::{Diagnosis, Rows};
-use crate::access::Object;
+use crate::access::{Cure, Object};
 use crate::engine::Engine;
 
 pub(super) const IMAGE_FILE: &str = "image file";
@@ -23,6 +23,7 @@ impl Engine {
             let view = rows.instances.iter().find(|view| view.record.id == boot.id);
             view.is_some_and(|view| view.record.wish.nics.contains_key(device))
         };
+        let incomplete = crate::rebuild::is_incomplete(&self.shared.store);
         for object in objects {
             let orphan = match object {
                 Object::Group(boot) | Object::Keeper(boot) => !boots.contains(boot) && rows.is_at_rest(boot.id),
@@ -49,8 +50,15 @@ impl Engine {
                 Object::Bridge(name) => !rows.networks.iter().any(|network| network.spec.name.as_str() == name),
                 Object::Stray { .. } => true,
             };
-            if orphan {
-                diagnosis.orphan(object);
+            let may_be_wanted = |id: &InstanceId| incomplete && !ids.contains(id);
+            match object {
+                Object::Root(id, _) | Object::Logs(id) if orphan && may_be_wanted(id) => {
+                    let text = "is on the host and belongs to nothing that is remembered";
+                    let fix = "its record may have been lost with the database: it is kept until you remove it by hand";
+                    diagnosis.wrong(kind(object), name(object), text, Cure::People(fix.into()));
+                }
+                object if orphan => diagnosis.orphan(object),
+                _ => {}
             }
         }
     }

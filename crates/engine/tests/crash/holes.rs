@@ -188,6 +188,70 @@ fn a_guest_is_not_started_in_the_group_that_a_forgotten_stop_killed() {
 }
 
 #[test]
+fn an_image_that_was_built_and_not_named_says_so_and_is_named_by_the_same_again() {
+    run(async {
+        let mut unnamed = 0;
+        for commit in 0..6 {
+            let (_, daemon) = fresh().await;
+            let aliases = vec![("first".to_owned(), String::new()), ("second".to_owned(), String::new())];
+            let wish = engine::ImageWish { aliases, ..Default::default() };
+            daemon.faults.arm(&[(At::Commit, commit, Fault::Refuse)]);
+            let built = daemon.ended(daemon.engine.build_image("debian", wish.clone()).await).await;
+            daemon.rest().await;
+            if let Err(text) = built.as_ref()
+                && let Some((_, named)) = text.split_once("the image is there, as ")
+            {
+                unnamed += 1;
+                assert!(daemon.engine.here(&named[..64]).is_ok(), "{text}");
+                assert!(text.contains("image alias create"), "{text}");
+            }
+            daemon.ended(daemon.engine.build_image("debian", wish.clone()).await).await.expect("the same again");
+            for (name, _) in &wish.aliases {
+                daemon.engine.alias(name).expect("named");
+            }
+            daemon.rest().await;
+            daemon.check(&format!("commit {commit} refused, {built:?}")).await;
+        }
+        assert_eq!(unnamed, 2, "once for each name");
+    });
+}
+
+#[test]
+fn what_may_be_of_a_lost_record_is_kept_until_nothing_like_that_is_there() {
+    run(async {
+        let (world, mut daemon) = fresh().await;
+        daemon.made("web1", false).await.expect("web1");
+        let stranger = (model::InstanceId(uuid::Uuid::from_u128(7)), model::RootGen(1));
+        let mark = || store::Op::Put { kind: "daemon", key: "incomplete".into(), body: "{}".into() };
+        let txn = |op| store::Txn { compare: Vec::new(), ops: vec![op] };
+        // With the mark it is kept over starts and repairs; once it is gone, so is the mark, and the next one is swept.
+        for (marks, is_there, stays) in
+            [(true, true, true), (false, true, true), (false, false, false), (false, true, false)]
+        {
+            if marks {
+                daemon.engine.store().commit(txn(mark())).await.expect("marked");
+            }
+            match is_there {
+                true => drop(daemon.host.world().roots.insert(stranger, model::RootSource::Empty)),
+                false => drop(daemon.host.world().roots.remove(&stranger)),
+            }
+            daemon.faults.die();
+            daemon = start(&world, daemon.faults.died().await.now).await;
+            daemon.engine.repair(&*daemon.host).await.expect("repair");
+            daemon.rest().await;
+            daemon.engine.flush().await.expect("flush");
+            let case = (marks, is_there, stays);
+            assert_eq!(daemon.host.world().roots.contains_key(&stranger), stays, "{case:?}");
+            let marked = daemon.engine.store().get("daemon", "incomplete").expect("get").is_some();
+            assert_eq!(marked, stays, "{case:?}");
+            let findings = daemon.engine.diagnose(&*daemon.host).await.expect("diagnosis").findings;
+            assert_eq!(findings.iter().any(|wrong| wrong.fix.contains("may have been lost")), stays, "{findings:?}");
+        }
+        daemon.check("at the end").await;
+    });
+}
+
+#[test]
 fn events_that_rode_a_refused_commit_are_kept_with_the_next() {
     run(async {
         let (_, daemon) = fresh().await;
