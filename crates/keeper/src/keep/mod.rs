@@ -381,7 +381,9 @@ impl Keep {
         let text = format!("1 {} {} {}\n", self.guest.phase, self.guest.pid, start);
         let (new, old) = (self.directory.join("status.new"), self.directory.join("status"));
         // A full runtime directory must not keep a guest from starting; the control socket tells the same.
-        let _ = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &old));
+        if std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &old)).is_err() {
+            let _ = std::fs::remove_file(&new);
+        }
     }
 
     /// Makes a stage ahead of the next order where that takes long. It goes away when none comes.

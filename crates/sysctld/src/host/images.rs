@@ -308,7 +308,12 @@ impl Images {
                     let hint = full.then(|| "the disk is full: free some space or use another pool".to_owned());
                     return Err(StepError { hint, ..engine::step_error(step, message) });
                 }
-                Ok(None) => return Err(engine::step_error(step, "the image child died without a word")),
+                Ok(None) => {
+                    return Err(engine::step_error(
+                        step,
+                        "the image child died without a word; the log of the daemon may have its last",
+                    ));
+                }
                 Err(errno) => return Err(failed("hear", errno)),
             }
         }
