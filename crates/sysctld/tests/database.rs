@@ -22,6 +22,29 @@ async fn told(daemon: &Daemon) -> String {
     daemon.client.get_server().await.expect("server").value.environment.database
 }
 
+/// What was tried, and how much of it failed.
+#[derive(Default)]
+struct Tried {
+    all: usize,
+    failed: Vec<String>,
+}
+
+impl Tried {
+    fn note(&mut self, what: &str, fine: bool) {
+        self.all += 1;
+        self.failed.extend((!fine).then(|| what.to_owned()));
+    }
+}
+
+/// How many of some guests are not those that they were.
+async fn disturbed(daemon: &Daemon, before: &[(&str, u32)]) -> usize {
+    let mut count = 0;
+    for (name, init) in before {
+        count += usize::from(daemon.init_pid(name).await != *init);
+    }
+    count
+}
+
 /// A way to damage a database; its files are those of a daemon that was killed, or that ended.
 type Damage = fn(&Path);
 
@@ -83,7 +106,8 @@ async fn a_damaged_database_leaves_guests_running_and_is_made_anew_without_a_res
         ("a link", turn_into_a_link, false),
         ("its log lost", lose_the_log, true),
     ];
-    let count = damages.len();
+    let (mut noticed, mut made_anew, mut of_guests) = (Tried::default(), Tried::default(), 0);
+    let guests = [("a", before[0]), ("b", before[1])];
     for (what, damage, killed) in damages {
         // A change right before the end: the manifests have it, too.
         daemon.set("a", &[("user.what", what)]).await.expect("set");
@@ -103,9 +127,9 @@ async fn a_damaged_database_leaves_guests_running_and_is_made_anew_without_a_res
         }
         damage(&path);
         daemon.start();
-        assert!(told(&daemon).await.starts_with("read-only: "), "{what}: {}", told(&daemon).await);
+        noticed.note(what, told(&daemon).await.starts_with("read-only: "));
         // Everything can be looked at and used, and nothing changed.
-        assert_eq!([daemon.init_pid("a").await, daemon.init_pid("b").await], before, "{what}");
+        of_guests += disturbed(&daemon, &guests).await;
         assert_eq!(daemon.client.get_instances(&Default::default()).await.expect("list").len(), 3);
         assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.what"], what);
         assert_eq!(daemon.status("off").await, "Stopped");
@@ -123,8 +147,8 @@ async fn a_damaged_database_leaves_guests_running_and_is_made_anew_without_a_res
         let note = |word: &str| report.notes.iter().any(|note| note.text.contains(word));
         // Killed between a manifest and the head, it cannot know that nothing is missing, and says so.
         assert!(note("made anew") && (killed || !note("not certain")), "{what}: {:?}", report.notes);
-        assert_eq!(told(&daemon).await, "read-write");
-        assert_eq!([daemon.init_pid("a").await, daemon.init_pid("b").await], before, "{what}");
+        made_anew.note(what, told(&daemon).await == "read-write");
+        of_guests += disturbed(&daemon, &guests).await;
         daemon.set("b", &[("user.note", what)]).await.expect("set again");
         // The next start finds it whole.
         daemon.terminate();
@@ -134,8 +158,12 @@ async fn a_damaged_database_leaves_guests_running_and_is_made_anew_without_a_res
         daemon.healthy().await;
     }
     eprintln!(
-        "figure: database of a running daemon damaged in {count} ways: noticed {count}, made anew {count}, guests disturbed 0"
+        "figure: database of a running daemon damaged in {} ways: noticed {}, made anew {}, guests disturbed {of_guests}",
+        noticed.all,
+        noticed.all - noticed.failed.len(),
+        made_anew.all - made_anew.failed.len(),
     );
+    assert_eq!((noticed.failed, made_anew.failed, of_guests), (Vec::new(), Vec::new(), 0));
     daemon.finish().await;
 }
 
@@ -207,19 +235,24 @@ async fn a_full_state_disk_refuses_wishes_and_lets_everything_else_go_on() {
     let half = daemon.client.get_instance("a").await.expect("a").value.config["user.note"].clone();
     fill(&filler.with_extension("more"));
     // What is refused changes nothing.
-    assert_eq!(status(daemon.set("a", &[("user.note", "after")]).await), Some(507));
-    assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.note"], half);
+    let mut wishes = Tried::default();
+    let refused = status(daemon.set("a", &[("user.note", "after")]).await) == Some(507);
+    let note = daemon.client.get_instance("a").await.expect("a").value.config["user.note"].clone();
+    wishes.note("a note", refused && note == half);
     // Looking, running, stopping and deleting go on.
-    assert_eq!(daemon.client.get_instances(&Default::default()).await.expect("list").len(), 4);
-    assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
-    daemon.change("b", "stop", true).await;
-    daemon.change("c", "stop", true).await;
-    daemon.try_delete("b").await.unwrap_or_else(|e| panic!("delete: {e}\n{}", daemon.log()));
-    assert_eq!([daemon.status("c").await, daemon.status("a").await], ["Stopped", "Running"]);
+    let mut others = Tried::default();
+    others.note("list", daemon.client.get_instances(&Default::default()).await.is_ok_and(|list| list.len() == 4));
+    others.note("exec", daemon.print("a", &["echo", "alive"]).await == "alive");
+    for name in ["b", "c"] {
+        others.note("stop", daemon.try_change(name, "stop", true).await.is_ok());
+    }
+    others.note("delete", daemon.try_delete("b").await.is_ok());
+    others.note("state", [daemon.status("c").await, daemon.status("a").await] == ["Stopped", "Running"]);
     // Nothing new, in words.
-    assert_eq!(status(daemon.try_change("c", "start", false).await.map(drop)), Some(507));
-    assert_eq!(status(daemon.client.create_instance(&support::post("new", &[])).await.map(drop)), Some(507));
-    assert_eq!(daemon.status("c").await, "Stopped");
+    let start = status(daemon.try_change("c", "start", false).await.map(drop));
+    wishes.note("a start", start == Some(507) && daemon.status("c").await == "Stopped");
+    let new = status(daemon.client.create_instance(&support::post("new", &[])).await.map(drop));
+    wishes.note("a creation", new == Some(507) && daemon.client.get_instance("new").await.is_err());
     let findings = daemon.doctor().await.findings;
     assert!(findings.iter().any(|f| f.kind == "database" && f.text.contains("full")), "{findings:?}");
     // Room again: everything works, without a restart.
@@ -232,8 +265,13 @@ async fn a_full_state_disk_refuses_wishes_and_lets_everything_else_go_on() {
     daemon.healthy().await;
     assert!(daemon.state_dir().join("sysctl.db.ballast").exists(), "the ballast is made again");
     eprintln!(
-        "figure: state disk full to the last byte: reads, exec, stop, delete failed 0; wishes half applied 0; restarts needed 0"
+        "figure: state disk full to the last byte: of {} reads, execs, stops and deletions failed {}; of {} wishes half applied or not refused in words {}",
+        others.all,
+        others.failed.len(),
+        wishes.all,
+        wishes.failed.len()
     );
+    assert_eq!((others.failed, wishes.failed), (Vec::new(), Vec::new()), "{}", daemon.log());
     daemon.finish().await;
 }
 
@@ -249,7 +287,7 @@ async fn a_daemon_starts_on_a_disk_that_is_full_and_on_one_without_inodes() {
     let filler = disk.path().join("filler");
     fill(&filler);
     daemon.start();
-    assert_eq!(daemon.init_pid("a").await, init);
+    let mut of_guests = disturbed(&daemon, &[("a", init)]).await;
     assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
     daemon.change("b", "stop", true).await;
     daemon.try_delete("b").await.expect("deleted");
@@ -269,12 +307,14 @@ async fn a_daemon_starts_on_a_disk_that_is_full_and_on_one_without_inodes() {
         Err(error) => error,
     };
     assert!(refused.to_string().contains("space") || refused.to_string().contains("full"), "{refused}");
+    of_guests += disturbed(&daemon, &[("a", init)]).await;
     daemon.change("a", "stop", true).await;
     assert_eq!(daemon.status("a").await, "Stopped");
     fs::remove_dir_all(&many).expect("rm");
     daemon.change("a", "start", false).await;
     daemon.launch("new", &[]).await;
-    eprintln!("figure: started on a full disk, ran on one without inodes: guests disturbed 0, restarts needed 0");
+    eprintln!("figure: started on a full disk, ran on one without inodes: guests disturbed {of_guests}");
+    assert_eq!(of_guests, 0);
     daemon.finish().await;
 }
 
@@ -318,13 +358,16 @@ async fn a_disk_that_fails_leaves_guests_running_and_what_happened_is_written_do
         daemon.launch("off", &[]).await;
         daemon.change("off", "stop", true).await;
         let (pid, init) = (daemon.pid(), daemon.init_pid("a").await);
+        let (mut refusals, mut facts) = (Tried::default(), Tried::default());
         let faults = Faults::new(&daemon, calls, error);
         // Other changes are refused, and half of nothing happened.
         let refused = daemon.set("a", &[("user.note", "after")]).await.expect_err(error);
-        assert!([Some(500), Some(507)].contains(&refused.status()), "{error}: {refused}");
-        assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.note"], "before");
-        assert!(daemon.client.create_instance(&support::post("new", &[])).await.is_err(), "{error}");
-        assert!(daemon.try_delete("off").await.is_err(), "{error}: a deletion needs to be written down");
+        let note = daemon.client.get_instance("a").await.expect("a").value.config["user.note"].clone();
+        refusals.note("a note", [Some(500), Some(507)].contains(&refused.status()) && note == "before");
+        let created = daemon.client.create_instance(&support::post("new", &[])).await;
+        refusals.note("a creation", created.is_err() && daemon.client.get_instance("new").await.is_err());
+        // A deletion needs to be written down.
+        refusals.note("a deletion", daemon.try_delete("off").await.is_err() && daemon.status("off").await == "Stopped");
         assert_eq!(daemon.client.get_instances(&Default::default()).await.expect("list").len(), 3);
         assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
         // A stop happens, and it is said that it could not be written down.
@@ -343,14 +386,25 @@ async fn a_disk_that_fails_leaves_guests_running_and_what_happened_is_written_do
             }
         };
         tokio::time::timeout(support::PATIENCE, recovered).await.expect("it recovers by itself");
+        let lives = daemon.pid() == pid && Path::new(&format!("/proc/{pid}")).exists();
         daemon.kill();
         daemon.start();
         assert_eq!(daemon.init_pid("a").await, init);
-        assert_eq!([daemon.status("b").await, daemon.status("off").await], ["Stopped", "Stopped"], "{error}");
-        assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.note"], "before");
-        assert!(daemon.client.get_instance("new").await.is_err(), "{error}: what was refused came to be");
+        facts.note("the stop", daemon.status("b").await == "Stopped");
+        facts.note("the other stop", daemon.status("off").await == "Stopped");
+        let note = daemon.client.get_instance("a").await.expect("a").value.config["user.note"].clone();
+        refusals.note("the note, later", note == "before");
+        refusals.note("the creation, later", daemon.client.get_instance("new").await.is_err());
         daemon.set("a", &[("user.note", "after")]).await.expect("set");
-        eprintln!("figure: {error} at every write of daemon {pid}: it died 0 times, half applied 0, lost 0");
+        eprintln!(
+            "figure: {error} at every write of a daemon: it died {} times; of {} wishes half applied {}; of {} stops forgotten {}",
+            usize::from(!lives),
+            refusals.all,
+            refusals.failed.len(),
+            facts.all,
+            facts.failed.len()
+        );
+        assert_eq!((lives, refusals.failed, facts.failed), (true, Vec::new(), Vec::new()), "{error}");
         daemon.finish().await;
     }
 }
@@ -388,14 +442,14 @@ async fn nobody_locks_the_database_of_a_running_daemon_and_one_that_is_locked_is
     let (code, said) = refuses_to_start(&daemon);
     assert!(code == Some(1) && said.contains("is locked by another program: end it"), "{code:?} {said}");
     let waited = begun.elapsed();
-    assert!(Path::new(&format!("/proc/{init}")).exists(), "the guest was disturbed");
     drop(words);
     other.wait().expect("sqlite3");
     daemon.start();
-    assert_eq!(daemon.init_pid("a").await, init);
+    let of_guests = disturbed(&daemon, &[("a", init)]).await;
     assert_eq!(daemon.client.get_instance("a").await.expect("a").value.config["user.note"], "after");
+    assert_eq!(of_guests, 0);
     eprintln!(
-        "figure: database locked by another program: a start waited {:.1} s and was refused in words, guests disturbed 0; \
+        "figure: database locked by another program: a start waited {:.1} s and was refused in words, guests disturbed {of_guests}; \
          a running daemon's cannot be locked",
         waited.as_secs_f64()
     );
