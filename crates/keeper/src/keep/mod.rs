@@ -402,6 +402,14 @@ impl Keep {
         runtime::exec::prepare(self.proof, &self.place, number)
     }
 
+    /// The spare stage for an order, if nothing befell it: before its order it has nothing to report but its own failure.
+    fn living_spare(&mut self) -> Option<Stage> {
+        if self.spare.as_ref()?.stage.report().is_some() {
+            self.dismiss_spare();
+        }
+        self.spare.take().map(|spare| spare.stage)
+    }
+
     /// Lets the spare stage go: it sees its socket close and exits.
     fn dismiss_spare(&mut self) {
         if let Some(Spare { stage, .. }) = self.spare.take() {

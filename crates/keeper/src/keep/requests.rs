@@ -10,7 +10,7 @@ use runtime::protocol::{
     SessionState, Signal, phase,
 };
 
-use super::{Keep, Spare, resume, session::Session};
+use super::{Keep, resume, session::Session};
 
 /// Sessions without rings, or whose rings are of no use any more, cost little, but not nothing.
 const MAX_SILENT_SESSIONS: usize = 240;
@@ -115,8 +115,8 @@ impl Keep {
         if full {
             return Err(refused("too many sessions at a time in this instance; end one first", Errno::USERS));
         }
-        let stage = match self.spare.take() {
-            Some(Spare { stage, .. }) => stage,
+        let stage = match self.living_spare() {
+            Some(stage) => stage,
             None => self.make_stage()?,
         };
         let Some(init) = &self.guest.pidfd else { return Err(refused("the guest is gone", Errno::SRCH)) };
