@@ -4,6 +4,7 @@
 
 mod help;
 mod keep;
+mod replace;
 mod spawn;
 
 use std::os::fd::OwnedFd;
@@ -29,9 +30,16 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["spawn", "--socket", path] => spawn_here(proof, path),
         ["spawn", "--socket", path, "--detach"] => return detach(proof, path),
+        ["spawn", "--socket", path, "--resume", fd] => {
+            inherited(fd).and_then(|state| spawn::resume(proof, path, state))
+        }
+        ["spawn", "--socket", path, "--rehearse", fd] => {
+            inherited(fd).and_then(|state| spawn::rehearse(proof, path, state))
+        }
         ["help", rest @ ..] => return help::run(proof, rest),
         ["keep", "--wait", fd] => inherited(fd).and_then(|socket| wait_and_keep(proof, socket)),
         ["keep", "--resume", fd] => inherited(fd).and_then(|state| keep::resume(proof, state)),
+        ["keep", "--rehearse", fd] => inherited(fd).and_then(|state| keep::rehearse(proof, state)),
         ["--version"] => return say(RELEASE),
         _ => return fail("usage", USAGE),
     };

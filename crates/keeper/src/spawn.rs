@@ -1,7 +1,8 @@
 //! `sysctl-keeper spawn`: starts keepers and helpers for the daemon, which forks nothing itself.
 //!
 //! It keeps no state: it may die and be started again at any time. As child subreaper it inherits the init of a keeper
-//! that was killed and then learns, like the keeper would have, how that init ended.
+//! that was killed and then learns, like the keeper would have, how that init ended. To stay the parent of all keepers it
+//! also survives an upgrade: it goes on in the new program, as they do.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -9,20 +10,38 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::process::{Clone, Side, SingleThread};
 use kernel::{Errno, Result};
+use runtime::program;
 use runtime::protocol::{Child, Failure, Hello, HelpSpec, KeepSpec, SpawnEvent, SpawnRequest, receive, send};
+use runtime::record;
 use runtime::wire::Field;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitOptions, wait};
 
+use crate::replace::{self, Words};
+
 /// Ends of children that no daemon was told yet. An orphaned init or helper each: far more than a host starts while its
 /// daemon is away for a moment; the oldest are dropped first.
 const MAX_UNTOLD: usize = 4096;
 
+record! {
+    /// What a new program goes on with; descriptors are numbers, 0 for none. Later releases read what earlier ones wrote:
+    /// append only.
+    struct Saved {
+        1 => listener: u32,
+        2 => peer: u32,
+        3 => untold: Vec<Child>,
+        4 => sequence: u32,
+    }
+}
+
 struct Spawn {
     proof: SingleThread,
+    path: String,
     program: OwnedFd,
+    /// The file of that program.
+    identity: String,
     listener: OwnedFd,
     signals: OwnedFd,
     peer: Option<OwnedFd>,
@@ -36,26 +55,36 @@ struct Spawn {
 /// Serves on the socket at `path` until it is told to end; says so to `ready`, in systemd's words, once it listens.
 pub(crate) fn run(proof: SingleThread, path: &str, ready: Option<OwnedFd>) -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let signals = kernel::signal::descriptor(&[Signal::CHILD])?;
-    let mut spawn = Spawn {
-        proof,
-        program: sealed_program()?,
-        listener: listen(path)?,
-        signals,
-        peer: None,
-        untold: VecDeque::new(),
-        spare: None,
-        over: false,
-    };
+    let spawn = Spawn::new(proof, path, listen(path)?)?;
     if let Some(ready) = ready {
         rustix::io::write(ready, b"READY=1")?;
     }
-    spawn.make_spare();
-    while !spawn.over {
-        spawn.turn()?;
+    spawn.serve()
+}
+
+/// Goes on after our program was replaced; `memory` has what the former program wrote.
+pub(crate) fn resume(proof: SingleThread, path: &str, memory: OwnedFd) -> Result<()> {
+    let (mut spawn, sequence) = restore(proof, path, memory)?;
+    spawn.tell(sequence, &SpawnEvent::Hello(spawn.hello()));
+    // Who ended meanwhile was told to nobody: that signal was taken by the former program or is pending still.
+    spawn.reap();
+    spawn.serve()
+}
+
+/// Whether this program could go on with what the former one wrote.
+pub(crate) fn rehearse(proof: SingleThread, path: &str, memory: OwnedFd) -> Result<()> {
+    restore(proof, path, memory).map(drop)
+}
+
+/// The state that the former program wrote, and the number of the request that it answers.
+fn restore(proof: SingleThread, path: &str, memory: OwnedFd) -> Result<(Spawn, u32)> {
+    let saved = Saved::take(&replace::written(&memory)?).ok_or(Errno::PROTO)?;
+    let mut spawn = Spawn::new(proof, path, kernel::process::inherit(saved.listener as i32)?)?;
+    if saved.peer > 0 {
+        spawn.peer = Some(kernel::process::inherit(saved.peer as i32)?);
     }
-    let _ = std::fs::remove_file(path);
-    Ok(())
+    spawn.untold = saved.untold.into();
+    Ok((spawn, saved.sequence))
 }
 
 fn listen(path: &str) -> Result<OwnedFd> {
@@ -74,7 +103,8 @@ fn listen(path: &str) -> Result<OwnedFd> {
 /// put another file in its place.
 fn sealed_program() -> Result<OwnedFd> {
     let source = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let memory = rustix::fs::memfd_create("sysctl-keeper", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let name = program::memory_name()?;
+    let memory = rustix::fs::memfd_create(&*name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut rest = rustix::fs::fstat(&source)?.st_size as usize;
     while rest > 0 {
         match rustix::fs::sendfile(&memory, &source, None, rest)? {
@@ -90,6 +120,30 @@ fn sealed_program() -> Result<OwnedFd> {
 }
 
 impl Spawn {
+    fn new(proof: SingleThread, path: &str, listener: OwnedFd) -> Result<Spawn> {
+        Ok(Spawn {
+            proof,
+            path: path.to_owned(),
+            program: sealed_program()?,
+            identity: program::own()?,
+            listener,
+            signals: kernel::signal::descriptor(&[Signal::CHILD])?,
+            peer: None,
+            untold: VecDeque::new(),
+            spare: None,
+            over: false,
+        })
+    }
+
+    fn serve(mut self) -> Result<()> {
+        self.make_spare();
+        while !self.over {
+            self.turn()?;
+        }
+        let _ = std::fs::remove_file(&self.path);
+        Ok(())
+    }
+
     fn turn(&mut self) -> Result<()> {
         let (listener, signals) = (self.listener.as_fd(), self.signals.as_fd());
         let mut fds =
@@ -116,13 +170,22 @@ impl Spawn {
     fn accept(&mut self) {
         if let Ok(socket) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
             self.peer = Some(socket);
-            self.tell(0, &SpawnEvent::Hello(Hello { release: crate::RELEASE.to_owned() }));
+            self.tell(0, &SpawnEvent::Hello(self.hello()));
             self.tell_untold();
         }
     }
 
+    fn hello(&self) -> Hello {
+        Hello { release: crate::RELEASE.to_owned(), program: self.identity.clone() }
+    }
+
     fn tell(&mut self, sequence: u32, event: &SpawnEvent) -> bool {
-        let sent = self.peer.as_ref().is_some_and(|peer| send(peer.as_fd(), sequence, event, &[]).is_ok());
+        self.tell_with(sequence, event, None)
+    }
+
+    fn tell_with(&mut self, sequence: u32, event: &SpawnEvent, fd: Option<OwnedFd>) -> bool {
+        let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+        let sent = self.peer.as_ref().is_some_and(|peer| send(peer.as_fd(), sequence, event, &fds).is_ok());
         if !sent {
             self.peer = None;
         }
@@ -160,8 +223,14 @@ impl Spawn {
                 return;
             }
         };
+        let mut handed_out = None;
         let event = match received.message {
-            Some(SpawnRequest::Hello(_)) => SpawnEvent::Hello(Hello { release: crate::RELEASE.to_owned() }),
+            Some(SpawnRequest::Hello(_)) => SpawnEvent::Hello(self.hello()),
+            Some(SpawnRequest::Program(_)) => {
+                handed_out = rustix::io::fcntl_dupfd_cloexec(&self.program, 3).ok();
+                SpawnEvent::Hello(self.hello())
+            }
+            Some(SpawnRequest::Replace(_)) => SpawnEvent::Failed(self.replace(received.sequence, received.fds)),
             Some(SpawnRequest::Keep(spec)) => answer(self.keep(&spec, received.fds)),
             Some(SpawnRequest::Help(spec)) => answer(self.help(&spec, received.fds)),
             Some(SpawnRequest::End(_)) => {
@@ -170,9 +239,32 @@ impl Spawn {
             }
             None => answer(Err(Failure::new("request", "decode", "unknown to this release", Errno::NOSYS))),
         };
-        self.tell(received.sequence, &event);
+        self.tell_with(received.sequence, &event, handed_out);
         // After the answer, so that nobody waits for it.
         self.make_spare();
+    }
+
+    /// Goes on in another program; returns only when that failed. The spare keeper, which runs the former one, ends.
+    fn replace(&mut self, sequence: u32, fds: Vec<OwnedFd>) -> Failure {
+        let Some(program) = fds.into_iter().next() else {
+            return Failure::new("replace", "recvmsg", "program", Errno::BADF);
+        };
+        let number = |fd: &OwnedFd| std::os::fd::AsRawFd::as_raw_fd(fd) as u32;
+        let saved = Saved {
+            listener: number(&self.listener),
+            peer: self.peer.as_ref().map_or(0, number),
+            untold: self.untold.iter().cloned().collect(),
+            sequence,
+        };
+        let mut state = Vec::new();
+        saved.put(&mut state);
+        let words = Words {
+            resume: &["spawn", "--socket", &self.path, "--resume"],
+            rehearse: &["spawn", "--socket", &self.path, "--rehearse"],
+        };
+        let open: Vec<BorrowedFd<'_>> =
+            [Some(&self.listener), self.peer.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+        replace::go_on(self.proof, program.as_fd(), &words, &state, &open)
     }
 
     /// Hands a keeper its spec: the spare one, or else a new one.
@@ -226,14 +318,9 @@ impl Spawn {
     fn become_program(&self, arguments: &[&str], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let argv: std::result::Result<Vec<CString>, _> =
             ["sysctl-keeper"].iter().chain(arguments).map(|a| CString::new(*a)).collect();
-        let environment: Vec<CString> = std::env::vars_os()
-            .filter_map(|(k, v)| {
-                let text = [k.as_encoded_bytes(), b"=", v.as_encoded_bytes()].concat();
-                CString::new(text).ok()
-            })
-            .collect();
         let argv = argv.map_err(|_| Errno::INVAL)?;
         kernel::signal::reset_all();
+        let environment = replace::environment();
         Err(kernel::process::exec_with_fds(self.proof, self.program.as_fd(), &argv, &environment, fds))
     }
 }

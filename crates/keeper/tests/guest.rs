@@ -406,6 +406,51 @@ fn a_keeper_replaces_its_program_under_a_running_session() {
 }
 
 #[test]
+fn a_program_that_cannot_go_on_replaces_nothing() {
+    use std::os::fd::AsFd;
+    let host = Host::new("refused");
+    let mut keeper = host.keeper(1);
+    let init = keeper.boot(host.spec(keeper.boot));
+    keeper.ask(KeepRequest::Exec(exec_spec(1, &["sh", "-c", "read line; echo got $line; exit 3"])));
+    // While its stage works the keeper is asked to come again.
+    let program = std::fs::File::open(env!("CARGO_BIN_EXE_sysctl-keeper")).expect("program");
+    let mut refused = |number: u32, program: &std::fs::File| {
+        send(keeper.socket.as_fd(), number, &KeepRequest::Replace(Nothing {}), &[program.as_fd()]).expect("send");
+        let is_answer = |e: &KeepEvent| match e {
+            KeepEvent::Failed(failure) => Some(failure.errno()),
+            _ => None,
+        };
+        keeper.expect("refused", is_answer)
+    };
+    assert_eq!(refused(1000, &program), kernel::Errno::BUSY);
+    let foreign = std::fs::read("/bin/false").expect("a program of another kind");
+    for (number, damaged) in [&b"not a program"[..], b"", &foreign[..1000], &foreign].iter().enumerate() {
+        use std::os::unix::fs::PermissionsExt;
+        let path = host.scratch.join(format!("damaged-{number}"));
+        std::fs::write(&path, damaged).expect("write");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("chmod");
+        let program = std::fs::File::open(&path).expect("open");
+        let errno = loop {
+            match refused(2000 + number as u32, &program) {
+                kernel::Errno::BUSY => {}
+                errno => break errno,
+            }
+        };
+        assert_eq!(errno, kernel::Errno::NOEXEC);
+    }
+    let status = keeper.status();
+    assert_eq!((status.keeper, status.pid, status.sessions.len()), (keeper.pid, init, 1));
+    let line = runtime::wire::Blob(b"a line\n".to_vec());
+    keeper.ask(KeepRequest::Input(Input { session: 1, offset: 0, data: line, eof: true }));
+    let code = keeper.expect("end", |e| match e {
+        KeepEvent::SessionEnded(state) => Some(state.code),
+        _ => None,
+    });
+    assert_eq!(code, 3);
+    host.end(keeper);
+}
+
+#[test]
 fn a_new_connection_is_told_everything() {
     let host = Host::new("reconnect");
     let mut keeper = host.keeper(1);

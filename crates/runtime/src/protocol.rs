@@ -364,6 +364,8 @@ record! {
         10 => release: String,
         /// The keeper took over a guest whose keeper had died: no console, no sessions of before.
         11 => adopted: bool,
+        /// The file that its program was copied from, as [`crate::program::identity`] has it.
+        12 => program: String,
     }
 }
 
@@ -438,6 +440,8 @@ record! {
     pub struct Hello {
         /// Release of the program.
         1 => release: String,
+        /// The file of the program, as [`crate::program::identity`] has it.
+        2 => program: String,
     }
 }
 
@@ -509,7 +513,7 @@ messages! {
         9 => Status(Nothing),
         /// The boot is over: go away.
         10 => Release(Nothing),
-        /// Go on in the program whose descriptor comes along.
+        /// Go on in the program whose descriptor comes along. `BUSY` while something is being started or waits to be sent.
         11 => Replace(Nothing),
         /// Send the session's rings again.
         12 => Attach(Session),
@@ -557,13 +561,17 @@ messages! {
         3 => Help(HelpSpec),
         /// End: nothing of the daemon is left on this host.
         4 => End(Nothing),
+        /// Go on in the program whose descriptor comes along. The new program says hello.
+        5 => Replace(Nothing),
+        /// Say hello and hand out the program that keepers are started from.
+        6 => Program(Nothing),
     }
 }
 
 messages! {
     /// From the spawn process to the daemon.
     pub enum SpawnEvent {
-        /// Its release.
+        /// Its release. Comes with a descriptor where its program was asked for.
         1 => Hello(Hello),
         /// A keeper or helper was started.
         2 => Started(Child),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use kernel::process::SingleThread;
 use kernel::{Errno, Result};
 use runtime::exec::{Place, Stage};
+use runtime::program;
 use runtime::protocol::{Failure, KeepEvent, KeepSpec, Nothing, Output, Prepared, SessionState, Status, phase};
 use runtime::wire::Blob;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -58,6 +59,8 @@ struct Keep {
     launch_sequence: u32,
     console_told: u64,
     released: bool,
+    /// The file that our program was copied from.
+    program: String,
 }
 
 /// How long output waits that the kernel had no memory for, when nothing else happens.
@@ -100,6 +103,7 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
         launch_sequence: 0,
         console_told: 0,
         released: false,
+        program: program::own()?,
         spec,
     };
     keep.write_status();
@@ -109,7 +113,15 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
 
 /// Goes on after our program was replaced; `state` is what the former program wrote.
 pub(crate) fn resume(proof: SingleThread, state: OwnedFd) -> Result<()> {
-    resume::restore(proof, state)?.serve()
+    let (mut keep, sequence) = resume::restore(proof, state)?;
+    keep.tell(sequence, KeepEvent::Done(Nothing {}), &[]);
+    keep.tell(0, KeepEvent::Status(keep.status()), &[]);
+    keep.serve()
+}
+
+/// Whether this program could go on with what the former one wrote.
+pub(crate) fn rehearse(proof: SingleThread, state: OwnedFd) -> Result<()> {
+    resume::restore(proof, state).map(drop)
 }
 
 fn pid_of(process: Pid) -> u32 {
@@ -372,6 +384,7 @@ impl Keep {
             keeper: rustix::process::getpid().as_raw_nonzero().get() as u32,
             release: crate::RELEASE.to_owned(),
             adopted: self.guest.adopted,
+            program: self.program.clone(),
         }
     }
 

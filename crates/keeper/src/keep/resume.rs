@@ -1,24 +1,22 @@
-//! A keeper replaces its own program: its state is written down, its descriptors stay open over the exec, and the new
-//! program goes on with the same pid and the same children.
+//! What a keeper writes down when it replaces its own program, and how the new program goes on with it.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use kernel::Errno;
 use kernel::process::SingleThread;
 use runtime::exec::Place;
-use runtime::protocol::{CONSOLE_RING, Failure, KeepEvent, KeepSpec, Nothing, SESSION_RING, StreamState, phase};
+use runtime::program;
+use runtime::protocol::{CONSOLE_RING, Failure, KeepSpec, SESSION_RING, StreamState, phase};
 use runtime::record;
 use runtime::wire::{Blob, Field};
-use rustix::fs::MemfdFlags;
-use rustix::io::FdFlags;
 
 use super::Keep;
 use super::guest::{Console, Guest};
 use super::peer::Peer;
 use super::ring::Ring;
 use super::session::{Session, Stream};
+use crate::replace::{Words, go_on, written};
 
 record! {
     /// A stream; descriptors are numbers, 0 for none.
@@ -79,41 +77,16 @@ record! {
 
 /// Replaces the program; returns only when that was refused or failed, and then everything is as before.
 pub(super) fn replace(keep: &mut Keep, sequence: u32, program: &OwnedFd) -> Failure {
-    let refused = |call: &str, errno| Failure::new("replace", call, "", errno);
-    let busy = keep.guest.launch.is_some() || keep.sessions.values().any(|session| session.stage.is_some());
-    if busy {
-        return refused("look: something is being started, try again", Errno::BUSY);
+    let is_starting = keep.guest.launch.is_some() || keep.sessions.values().any(|session| session.stage.is_some());
+    // Answers with their descriptors are in no state that is written down.
+    if is_starting || keep.peer.as_ref().is_some_and(Peer::is_behind) {
+        return Failure::new("replace", "look: something is under way, try again", "", Errno::BUSY);
     }
     keep.dismiss_spare();
-    let saved = save(keep, sequence);
-    match execute(keep, &saved, program) {
-        Ok(errno) | Err(errno) => {
-            keep_closed(keep, true);
-            refused("execveat", errno)
-        }
-    }
-}
-
-fn execute(keep: &Keep, saved: &Saved, program: &OwnedFd) -> kernel::Result<Errno> {
-    let mut record = Vec::new();
-    saved.put(&mut record);
-    let memory = rustix::fs::memfd_create("keeper-state", MemfdFlags::empty())?;
-    let mut rest = &record[..];
-    while !rest.is_empty() {
-        rest = &rest[rustix::io::write(&memory, rest)?..];
-    }
-    keep_closed(keep, false);
-    let text = |s: &str| CString::new(s).map_err(|_| Errno::INVAL);
-    let argv = [text("sysctl-keeper")?, text("keep")?, text("--resume")?, text(&memory.as_raw_fd().to_string())?];
-    Ok(kernel::process::exec_fd(program.as_fd(), &argv, &[]))
-}
-
-/// Sets or clears close-on-exec on every descriptor that the state speaks of.
-fn keep_closed(keep: &Keep, on_exec: bool) {
-    let flags = if on_exec { FdFlags::CLOEXEC } else { FdFlags::empty() };
-    for fd in descriptors(keep) {
-        let _ = rustix::io::fcntl_setfd(fd, flags);
-    }
+    let mut state = Vec::new();
+    save(keep, sequence).put(&mut state);
+    let words = Words { resume: &["keep", "--resume"], rehearse: &["keep", "--rehearse"] };
+    go_on(keep.proof, program.as_fd(), &words, &state, &descriptors(keep))
 }
 
 fn descriptors(keep: &Keep) -> Vec<BorrowedFd<'_>> {
@@ -203,12 +176,9 @@ fn need(number: u32) -> kernel::Result<OwnedFd> {
     take(number)?.ok_or(Errno::BADF)
 }
 
-/// The keeper that the former program wrote down.
-pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Keep> {
-    let length = rustix::fs::fstat(&memory)?.st_size as usize;
-    let mut record = vec![0u8; length];
-    rustix::io::pread(&memory, &mut record, 0)?;
-    let saved = Saved::take(&record).ok_or(Errno::PROTO)?;
+/// The keeper that the former program wrote down, and the number of the request that it answers.
+pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<(Keep, u32)> {
+    let saved = Saved::take(&written(&memory)?).ok_or(Errno::PROTO)?;
     let mut guest = Guest::new()?;
     guest.phase = saved.phase;
     guest.let_go = saved.phase == phase::RUNNING;
@@ -226,7 +196,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Ke
     for session in saved.sessions {
         sessions.insert(session.number, restore_session(session)?);
     }
-    let mut keep = Keep {
+    let keep = Keep {
         proof,
         directory: PathBuf::from(&saved.spec.directory),
         spec: saved.spec,
@@ -245,10 +215,9 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<Ke
         launch_sequence: 0,
         console_told: 0,
         released: false,
+        program: program::own()?,
     };
-    keep.tell(saved.sequence, KeepEvent::Done(Nothing {}), &[]);
-    keep.tell(0, KeepEvent::Status(keep.status()), &[]);
-    Ok(keep)
+    Ok((keep, saved.sequence))
 }
 
 fn restore_session(saved: SavedSession) -> kernel::Result<Session> {

@@ -260,6 +260,11 @@ impl Boots {
         self.entries().get(&boot).and_then(|entry| entry.keeper.clone())
     }
 
+    /// All keepers.
+    pub(super) fn keepers(&self) -> Vec<Arc<Keeper>> {
+        self.entries().values().filter_map(|entry| entry.keeper.clone()).collect()
+    }
+
     /// Whether somebody keeps a boot.
     pub(super) fn has_keeper(&self, boot: Boot) -> bool {
         self.keeper(boot).is_some()

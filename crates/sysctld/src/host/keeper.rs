@@ -1,7 +1,7 @@
 //! One keeper, as the daemon sees it: its guest's state, its answers, its sessions.
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +80,8 @@ pub(crate) struct Keeper {
     console_log: PathBuf,
     /// Why answers were lost.
     broken: Mutex<Option<Errno>>,
+    /// The file that its program was copied from; empty for a release that does not tell.
+    program: Mutex<String>,
 }
 
 impl Keeper {
@@ -102,6 +104,7 @@ impl Keeper {
             network: Mutex::default(),
             console_log,
             broken: Mutex::default(),
+            program: Mutex::default(),
         });
         tokio::spawn(read(keeper.clone(), events));
         Ok(keeper)
@@ -144,6 +147,16 @@ impl Keeper {
             Ok(answer) => Ok(answer),
             Err(_) => Err(lost(self.why_lost())),
         }
+    }
+
+    /// The file that its program was copied from.
+    pub(crate) fn program(&self) -> String {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has it go on in another program. Nothing is lost, neither by that nor by a program that cannot.
+    pub(crate) async fn replace(&self, program: &OwnedFd) -> Result<(), StepError> {
+        self.ask(&KeepRequest::Replace(Nothing {}), &[program.as_fd()]).await.map(drop)
     }
 
     /// Tells something that has no answer. Lost when the keeper is.
@@ -236,6 +249,7 @@ impl Keeper {
     }
 
     fn take_status(&self, status: &Status) {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&status.program);
         let newest = status.sessions.iter().map(|s| s.session).max().unwrap_or(0);
         self.next_session.fetch_max(newest + 1, Ordering::Relaxed);
         self.update(|state| {

@@ -13,6 +13,7 @@ mod network;
 mod processes;
 mod session;
 mod spawn;
+mod upgrade;
 mod usage;
 mod words;
 
@@ -104,6 +105,7 @@ impl RealHost {
         let directories = (config.runtime_dir.as_path(), config.state_dir.as_path());
         let boots = Boots::new(groups, spawn, networks.clone(), facts.clone(), directories, events);
         boots.scan().await?;
+        upgrade::begin(&boots).await;
         Ok(RealHost {
             state_dir: config.state_dir,
             facts,

@@ -45,8 +45,17 @@ pub(crate) struct Spawn {
 struct Link {
     channel: Channel,
     sequence: AtomicU32,
-    waiting: Mutex<HashMap<u32, oneshot::Sender<SpawnEvent>>>,
+    waiting: Mutex<HashMap<u32, oneshot::Sender<Answer>>>,
     lost: AtomicBool,
+}
+
+type Answer = (SpawnEvent, Vec<OwnedFd>);
+
+/// A program, and the file that it was copied from.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) file: OwnedFd,
+    pub(crate) identity: String,
 }
 
 impl Spawn {
@@ -155,12 +164,12 @@ impl Spawn {
         kernel::process::spawn_detaching(&program, &argv, &environment)
     }
 
-    async fn ask(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<SpawnEvent, StepError> {
+    async fn ask(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<Answer, StepError> {
         // The process may have died since it was last spoken to: then once more, with a new one.
         for attempt in 0..2 {
             let link = self.link().await?;
             match link.ask(&request, fds).await {
-                Ok(event) => return Ok(event),
+                Ok(answer) => return Ok(answer),
                 Err(errno) if attempt == 1 => return Err(words::failed("spawn", "ask", "the spawn process", errno)),
                 Err(_) => {
                     let mut slot = self.link.lock().await;
@@ -194,8 +203,43 @@ impl Spawn {
         self.started(SpawnRequest::End(Nothing {}), &[]).await.map(drop)
     }
 
+    /// The program that keepers are started from; `None` when the process is of a release that hands it out to nobody.
+    pub(crate) async fn program(&self) -> Result<Option<Program>, StepError> {
+        let (event, mut fds) = self.ask(SpawnRequest::Program(Nothing {}), &[]).await?;
+        match (event, fds.pop()) {
+            (SpawnEvent::Hello(hello), Some(file)) => Ok(Some(Program { file, identity: hello.program })),
+            (SpawnEvent::Failed(failure), _) if failure.errno() == Errno::NOSYS => Ok(None),
+            (SpawnEvent::Failed(failure), _) => Err(words::of("upgrade", &failure)),
+            (other, _) => Err(engine::step_error("upgrade", format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// Has the process go on in the program of `file`: it stays the parent of its keepers.
+    pub(crate) async fn replace(&self, file: &OwnedFd) -> Result<(), StepError> {
+        match self.ask(SpawnRequest::Replace(Nothing {}), &[file.as_fd()]).await?.0 {
+            SpawnEvent::Hello(_) => Ok(()),
+            SpawnEvent::Failed(failure) => Err(words::of("upgrade", &failure)),
+            other => Err(engine::step_error("upgrade", format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// Has another process take the place of this one. How the guest of a former keeper ended whose keeper is killed later is
+    /// not known then.
+    pub(crate) async fn end_and_start(&self) -> Result<(), StepError> {
+        self.started(SpawnRequest::End(Nothing {}), &[]).await?;
+        self.ask(SpawnRequest::Program(Nothing {}), &[]).await.map(drop)
+    }
+
+    /// The program file that is on the disk now.
+    pub(crate) fn program_file(&self) -> kernel::Result<Program> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.program, flags, rustix::fs::Mode::empty())?;
+        let identity = runtime::program::identity(&file)?;
+        Ok(Program { file, identity })
+    }
+
     async fn started(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
-        match self.ask(request, fds).await? {
+        match self.ask(request, fds).await?.0 {
             SpawnEvent::Started(child) => Ok(child.pid),
             SpawnEvent::Failed(failure) => Err(words::of("spawn", &failure)),
             other => Err(engine::step_error("spawn", format!("unexpected answer {other:?}"))),
@@ -209,11 +253,11 @@ impl Link {
         self.lost.load(Ordering::Acquire)
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u32, oneshot::Sender<SpawnEvent>>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u32, oneshot::Sender<Answer>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(&self, request: &SpawnRequest, fds: &[BorrowedFd<'_>]) -> kernel::Result<SpawnEvent> {
+    async fn ask(&self, request: &SpawnRequest, fds: &[BorrowedFd<'_>]) -> kernel::Result<Answer> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting().insert(sequence, sender);
@@ -235,7 +279,7 @@ async fn read(link: Arc<Link>, ends: broadcast::Sender<Child>, helpers: Arc<Mute
             }
             Some(event) => {
                 if let Some(waiting) = link.waiting().remove(&received.sequence) {
-                    let _ = waiting.send(event);
+                    let _ = waiting.send((event, received.fds));
                 }
             }
             None => {}

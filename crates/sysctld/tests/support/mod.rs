@@ -32,6 +32,8 @@ pub struct Daemon {
     pub client: Client,
     scratch: Scratch,
     state_dir: PathBuf,
+    /// Where its own copies of the programs are, in a test that replaces them.
+    programs: Option<PathBuf>,
     child: Option<Child>,
     environment: Vec<(String, String)>,
     /// What its start is wrapped in: strace and its words.
@@ -57,20 +59,41 @@ impl Daemon {
     pub fn with(what: &str, environment: &[(&str, &str)]) -> Daemon {
         let scratch = Scratch::new(what);
         let state_dir = scratch.join("state");
-        Daemon::at(scratch, state_dir, environment)
+        Daemon::at(scratch, state_dir, None, environment)
+    }
+
+    /// A daemon with programs of its own, which the test may replace; see [`Daemon::install`].
+    pub fn with_own_programs(what: &str) -> Daemon {
+        let scratch = Scratch::new(what);
+        let (state_dir, programs) = (scratch.join("state"), scratch.join("bin"));
+        std::fs::create_dir(&programs).expect("mkdir");
+        for name in ["sysctld", "sysctl-keeper"] {
+            std::fs::copy(program(name), programs.join(name)).expect("copy a program");
+        }
+        Daemon::at(scratch, state_dir, Some(programs), &[])
+    }
+
+    /// Puts another program in the place of its own one, as packages do: the file that runs is not touched.
+    pub fn install(&self, name: &str, content: &[u8]) {
+        let path = self.programs.as_ref().expect("programs of its own").join(name);
+        std::fs::write(path.with_extension("new"), content).expect("write a program");
+        let mode = std::fs::metadata(&path).expect("the former one").permissions();
+        std::fs::set_permissions(path.with_extension("new"), mode).expect("chmod");
+        std::fs::rename(path.with_extension("new"), &path).expect("rename");
     }
 
     /// A daemon whose state is on a disk of its own.
     pub fn on(disk: &Path) -> Daemon {
-        Daemon::at(Scratch::new("disk"), disk.join("state"), &[])
+        Daemon::at(Scratch::new("disk"), disk.join("state"), None, &[])
     }
 
-    fn at(scratch: Scratch, state_dir: PathBuf, environment: &[(&str, &str)]) -> Daemon {
+    fn at(scratch: Scratch, state_dir: PathBuf, programs: Option<PathBuf>, environment: &[(&str, &str)]) -> Daemon {
         testkit::require_root();
         let client = Client::new(scratch.join("run/unix.socket"));
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let tracer = Vec::new();
         let mut daemon =
-            Daemon { client, scratch, state_dir, child: None, environment, tracer: Vec::new(), purged: false };
+            Daemon { client, scratch, state_dir, programs, child: None, environment, tracer, purged: false };
         daemon.start();
         daemon
     }
@@ -93,7 +116,8 @@ impl Daemon {
 
     /// The command line of a daemon on the same directories.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program("sysctld"));
+        let own = self.programs.as_ref().map(|programs| programs.join("sysctld"));
+        let mut command = Command::new(own.unwrap_or_else(|| program("sysctld")));
         command.arg("--state-dir").arg(self.state_dir()).arg("--runtime-dir").arg(self.runtime_dir());
         command.args(["--log-level", "debug"]).envs(self.environment.clone()).stdin(Stdio::null());
         command
