@@ -5,10 +5,16 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use runtime::protocol::{Failure, KeepEvent, KeepRequest, MAX_MESSAGE, Message, VERSION, to_bytes};
+use runtime::wire::each_field;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use support::{Daemon, order, processes};
 use sysctl_client::Exec;
 
@@ -110,7 +116,7 @@ async fn a_dead_keeper_is_found_at_once_and_nobody_else_notices() {
 const MOMENTS: [&str; 4] = ["accepted", "keeper's directory made", "keeper listens", "init made"];
 
 /// Waits for a moment of a first boot.
-fn wait_for(moment: usize, keep: &std::path::Path, known: &[std::ffi::OsString]) {
+fn wait_for(moment: usize, keep: &Path, known: &[std::ffi::OsString]) {
     let reached = || {
         let mut new = std::fs::read_dir(keep).ok()?.flatten().filter(|entry| !known.contains(&entry.file_name()));
         let directory = new.next()?.path();
@@ -177,5 +183,116 @@ async fn a_spawn_process_killed_during_a_launch_costs_at_most_that_launch() {
         starts[starts.len() / 2].as_millis(),
         starts[starts.len() - 1].as_millis()
     );
+    daemon.finish().await;
+}
+
+/// Statuses as keepers of each release wrote them, see `runtime/tests/samples.rs`; never changed, only added to.
+const STATUSES: [(&str, &str); 1] = [(
+    "0.1.0",
+    "010100000000012600000030303030303030302d303030302d303030302d303030302d3030303030303030303030312e3302010000000303040000\
+     006712000006080000000c000000000000000724000000001f00000001040000000700000002040000006812000007080000000300000000000000\
+     09040000005c1200000a05000000302e312e30",
+)];
+
+/// A keeper of an older release: it tells its status as that did, and does nothing else.
+struct OldKeeper {
+    control: PathBuf,
+    listener: OwnedFd,
+    status: Vec<u8>,
+}
+
+impl OldKeeper {
+    /// In the place of the keeper of a boot, with the content of a sample but for what names the guest.
+    fn instead(control: &Path, sample: &str, boot: &str, pid: u32) -> OldKeeper {
+        std::fs::rename(control, control.with_extension("real")).expect("set the real one aside");
+        let socket = |kind| rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+        let listener = socket(SocketType::SEQPACKET).expect("socket");
+        rustix::net::bind(&listener, &SocketAddrUnix::new(control).expect("path")).expect("bind");
+        rustix::net::listen(&listener, 4).expect("listen");
+        let hex: Vec<u8> = sample.bytes().collect();
+        let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("hex");
+        let bytes: Vec<u8> = hex.chunks(2).map(digits).collect();
+        let mut status = bytes[..6].to_vec();
+        let mut put = |tag: u8, payload: &[u8]| {
+            status.push(tag);
+            status.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            status.extend_from_slice(payload);
+            Some(())
+        };
+        let changed = each_field(&bytes[6..], |tag, payload| match tag {
+            1 => put(tag, boot.as_bytes()),
+            3 => put(tag, &pid.to_le_bytes()),
+            _ => put(tag, payload),
+        });
+        assert!(changed.is_some(), "a whole sample");
+        OldKeeper { control: control.to_owned(), listener, status }
+    }
+
+    /// Serves one daemon until that goes; the kinds of all that it asked.
+    fn serve(self) -> std::thread::JoinHandle<(OldKeeper, BTreeSet<u8>)> {
+        std::thread::spawn(move || {
+            let mut asked = BTreeSet::new();
+            let socket = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC).expect("a daemon");
+            let say = |bytes: &[u8]| kernel::scm::send(socket.as_fd(), bytes, &[], false);
+            say(&self.status).expect("told");
+            while let Ok((bytes, _)) = kernel::scm::receive_whole(socket.as_fd(), MAX_MESSAGE, true) {
+                let [version, kind, a, b, c, d, record @ ..] = &*bytes else { break };
+                assert!(*version <= VERSION);
+                asked.insert(*kind);
+                let answer = match KeepRequest::decode(*kind, record) {
+                    Some(KeepRequest::Status(_)) => {
+                        let mut status = self.status.clone();
+                        status[2..6].copy_from_slice(&[*a, *b, *c, *d]);
+                        status
+                    }
+                    _ => {
+                        let unknown =
+                            Failure::new("request", "decode", "unknown to this release", kernel::Errno::NOSYS);
+                        to_bytes(u32::from_le_bytes([*a, *b, *c, *d]), &KeepEvent::Failed(unknown))
+                    }
+                };
+                if say(&answer).is_err() {
+                    break;
+                }
+            }
+            (self, asked)
+        })
+    }
+
+    /// The real keeper is found again.
+    fn leave(self) {
+        std::fs::rename(self.control.with_extension("real"), &self.control).expect("put the real one back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_of_each_older_release_is_adopted() {
+    let mut daemon = Daemon::new("older");
+    daemon.import_busybox().await;
+    daemon.launch("a", &[]).await;
+    let init = daemon.init_pid("a").await;
+    for (release, sample) in STATUSES {
+        daemon.kill();
+        let keep = std::fs::read_dir(daemon.runtime_dir().join("keep")).expect("keepers");
+        let directory = keep.flatten().next().expect("a keeper").path();
+        let boot = directory.file_name().and_then(|name| name.to_str()).expect("a boot").to_owned();
+        let serving = OldKeeper::instead(&directory.join("control"), sample, &boot, init).serve();
+        daemon.start();
+        assert_eq!(daemon.status("a").await, "Running");
+        // What it cannot do it says, and everything else goes on.
+        let exec = daemon.client.exec_instance("a", &order(&["true"])).await.expect("accepted");
+        let refused = daemon.client.exec_result(&exec.operation.id).await.expect_err("refused").to_string();
+        assert!(refused.contains("unknown to this release") && refused.contains("older release"), "{refused:?}");
+        let told = || daemon.log().contains("keepers go on in their former program").then_some(());
+        testkit::eventually("the refusal to be replaced", told);
+        daemon.kill();
+        let (keeper, asked) = serving.join().expect("served");
+        // Exec, Status and Replace.
+        assert!([3, 9, 11].iter().all(|kind| asked.contains(kind)), "{asked:?}");
+        keeper.leave();
+        daemon.start();
+        assert_eq!((daemon.print("a", &["echo", "alive"]).await.as_str(), daemon.init_pid("a").await), ("alive", init));
+        eprintln!("figure: keeper of release {release} adopted, its guest undisturbed");
+    }
     daemon.finish().await;
 }

@@ -78,8 +78,9 @@ record! {
 /// Replaces the program; returns only when that was refused or failed, and then everything is as before.
 pub(super) fn replace(keep: &mut Keep, sequence: u32, program: &OwnedFd) -> Failure {
     let is_starting = keep.guest.launch.is_some() || keep.sessions.values().any(|session| session.stage.is_some());
-    // Answers with their descriptors are in no state that is written down.
-    if is_starting || keep.peer.as_ref().is_some_and(Peer::is_behind) {
+    // Neither answers with their descriptors nor what the console has no memory for are in the state that is written down.
+    let is_waiting = keep.peer.as_ref().is_some_and(Peer::is_behind) || !keep.guest.console_ring.kept.is_empty();
+    if is_starting || is_waiting {
         return Failure::new("replace", "look: something is under way, try again", "", Errno::BUSY);
     }
     keep.dismiss_spare();
@@ -247,4 +248,80 @@ fn restore_session(saved: SavedSession) -> kernel::Result<Session> {
         leaf: PathBuf::from(saved.leaf),
         told_end: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    //! What programs of each release wrote for the next one; never changed, only added to.
+
+    use super::*;
+
+    fn saved_0_1() -> Saved {
+        let stream = |source, memory| SavedStream {
+            source,
+            memory,
+            state: StreamState { head: 70_000, tail: 9, eof: source == 0 },
+            kept: Blob(vec![b'x'; memory as usize - 24]),
+        };
+        Saved {
+            spec: KeepSpec {
+                directory: "/run/sysctl/keep/00000000-0000-0000-0000-000000000001.3".into(),
+                boot: "00000000-0000-0000-0000-000000000001.3".into(),
+                ..KeepSpec::default()
+            },
+            phase: phase::RUNNING,
+            pid: 4711,
+            listener: 5,
+            peer: 6,
+            pidfd: 7,
+            console: 8,
+            console_memory: 3,
+            console_state: StreamState { head: 12, tail: 0, eof: false },
+            sessions: vec![SavedSession {
+                number: 7,
+                pidfd: 20,
+                terminal: 21,
+                is_terminal: true,
+                pid: 4712,
+                input: 22,
+                taken: 3,
+                pending: Blob(b"ls".to_vec()),
+                stdout: Some(stream(23, 24)),
+                stderr: Some(stream(0, 25)),
+                label: Blob(b"op".to_vec()),
+                leaf: "/sys/fs/cgroup/x/payload/.exec-1".into(),
+                ..SavedSession::default()
+            }],
+            payload: "/sys/fs/cgroup/x/payload".into(),
+            v1_groups: vec!["/sys/fs/cgroup/memory/x/payload".into()],
+            owner: 1_500_000_000,
+            next_leaf: 2,
+            sequence: 9,
+            netns: 10,
+            netlink: 11,
+            lock: 12,
+            ..Saved::default()
+        }
+    }
+
+    const SAVED_0_1: &str = "016700000001370000002f72756e2f73797363746c2f6b6565702f30303030303030302d303030302d303030302d303030302d3030303030\
+        303030303030312e33022600000030303030303030302d303030302d303030302d303030302d3030303030303030303030312e3302010000\
+        00030304000000671200000604000000050000000704000000060000000804000000070000000904000000080000000a0400000003000000\
+        0b0d00000001080000000c000000000000000cf100000000ec00000001040000000700000002040000001400000003040000001500000004\
+        01000000010504000000681200000704000000160000000808000000030000000000000009020000006c730b360000000031000000010400\
+        000017000000020400000018000000031a00000001080000007011010000000000020800000009000000000000000c390000000034000000\
+        020400000019000000032000000001080000007011010000000000020800000009000000000000000301000000010401000000780d020000\
+        006f700e200000002f7379732f66732f6367726f75702f782f7061796c6f61642f2e657865632d310d180000002f7379732f66732f636772\
+        6f75702f782f7061796c6f61640e24000000001f0000002f7379732f66732f6367726f75702f6d656d6f72792f782f7061796c6f61640f04\
+        000000002f685910040000000200000012040000000900000013040000000a00000014040000000b00000015040000000c000000";
+
+    #[test]
+    fn what_a_program_of_release_0_1_wrote_is_read_and_still_written_so() {
+        let pairs = (0..SAVED_0_1.len()).step_by(2);
+        let bytes: Vec<u8> = pairs.map(|at| u8::from_str_radix(&SAVED_0_1[at..at + 2], 16).expect("hex")).collect();
+        assert_eq!(Saved::take(&bytes), Some(saved_0_1()));
+        let mut written = Vec::new();
+        saved_0_1().put(&mut written);
+        assert_eq!(written, bytes);
+    }
 }

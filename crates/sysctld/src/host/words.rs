@@ -21,10 +21,17 @@ pub(crate) fn failed(step: &str, call: &str, target: &str, errno: Errno) -> Step
 
 /// A failure that a keeper or the spawn process told.
 pub(crate) fn of(step: &str, failure: &Failure) -> StepError {
+    // A request that it does not know has the same number as a call that the kernel lacks.
+    let is_unknown = failure.stage == "request" && failure.errno() == Errno::NOSYS;
+    let hint = if is_unknown {
+        Some("the process that minds the guest is of an older release: restart the instance to have a new one")
+    } else {
+        plan::hint(&failure.call, failure.errno)
+    };
     StepError {
         step: step.to_owned(),
         message: failure.to_string(),
-        hint: plan::hint(&failure.call, failure.errno).map(str::to_owned),
+        hint: hint.map(str::to_owned),
         transient: is_transient(failure.errno()),
     }
 }
