@@ -147,7 +147,11 @@ fn child(job: &Job<'_>, parent: &OwnedFd, socket: &OwnedFd) -> Result<Outcome, S
     // Before anything else: files that lie in directories which are closed to the image range.
     let inputs = Inputs::open(&job.work)?;
     let mut buffer = [0; 8];
-    let (_, fds) = kernel::scm::receive(parent.as_fd(), &mut buffer, true).map_err(failed("receive"))?;
+    let fds = match kernel::scm::receive(parent.as_fd(), &mut buffer, true) {
+        // Our parent gave up, and it is for it to say why.
+        Ok((0, _)) | Err(kernel::Errno::CONNRESET) => kernel::process::exit(1),
+        received => received.map_err(failed("receive"))?.1,
+    };
     let mut fds = fds.into_iter();
     let stage = fds.next().ok_or("the staging directory did not arrive")?;
     rustix::thread::set_thread_groups(&[]).map_err(failed("setgroups"))?;
