@@ -98,7 +98,7 @@ impl Client {
     }
 
     /// Of an operation that has failed, the streams are not found: its own error says more.
-    async fn why_refused(&self, operation: &Operation, refused: Error) -> Error {
+    pub(crate) async fn why_refused(&self, operation: &Operation, refused: Error) -> Error {
         if refused.status() != Some(404) {
             return refused;
         }

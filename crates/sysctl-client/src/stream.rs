@@ -64,7 +64,7 @@ impl Reach {
             let is_away = error.is_disconnect() || matches!(error, Error::Connect { .. });
             let is_forgotten = error.status() == Some(404) && self.console.is_some();
             if !self.resumes || !(is_away || is_forgotten) || Instant::now() > deadline {
-                return Err(error);
+                return Err(self.client.why_refused(&operation, error).await);
             }
             if is_forgotten && let Err(error) = self.renew(&operation.id).await {
                 return Err(error);

@@ -116,6 +116,30 @@ async fn why_a_program_could_not_begin_is_told_instead_of_missing_streams() {
 }
 
 #[tokio::test]
+async fn why_a_program_ended_amid_its_streams_is_told_instead_of_missing_ones() {
+    let connected = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
+    let fake = Fake::start(move |seen, request| {
+        let connected = connected.clone();
+        async move {
+            let metadata = json!({"resume": true, "fds": {"0": "s0", "1": "s1", "2": "s2", "control": "sc"}});
+            let is_first = connected.lock().expect("no panic").insert(seen.line.clone());
+            match request {
+                None if seen.line.starts_with("POST") => {
+                    operation(json!({"id": "x", "status_code": 103, "metadata": metadata}))
+                }
+                None => sync(json!({"id": "x", "status_code": 400, "err": "its stage died early"})),
+                // Connected, and then gone without an end.
+                Some(request) if is_first => websocket(request, |_| async {}),
+                Some(_) => error(404, "Operation not found"),
+            }
+        }
+    });
+    let mut exec = fake.client.exec_instance("web1", &ExecPost::default()).await.expect("streams");
+    let failed = exec.stdout.read().await.expect_err("a failure");
+    assert_eq!(failed.to_string(), "its stage died early");
+}
+
+#[tokio::test]
 async fn output_that_is_cut_off_is_no_end() {
     let fake = Fake::start(move |_, request| async move {
         let fds = json!({"fds": {"0": "s0", "1": "s1", "2": "s2", "control": "sc"}});
