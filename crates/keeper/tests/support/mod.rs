@@ -19,6 +19,8 @@ pub struct Host {
     pub scratch: Scratch,
     pub groups: Groups,
     spawn: Option<Child>,
+    /// Keepers that were started.
+    keepers: std::cell::RefCell<Vec<u32>>,
 }
 
 pub struct Keeper {
@@ -42,7 +44,7 @@ impl Host {
         let base = format!("sysctl-test-{what}-{}", std::process::id());
         let groups = Groups::new(&layout, &base);
         groups.prepare().expect("base group");
-        let mut host = Host { scratch, groups, spawn: None };
+        let mut host = Host { scratch, groups, spawn: None, keepers: Default::default() };
         host.start_spawn();
         host
     }
@@ -99,6 +101,7 @@ impl Host {
             KeepEvent::Status(status) => Some(status.keeper),
             _ => None,
         });
+        self.keepers.borrow_mut().push(keeper.pid);
         keeper
     }
 
@@ -166,7 +169,13 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.kill_spawn();
         let left = self.groups.list().expect("list");
-        if !std::thread::panicking() {
+        if std::thread::panicking() {
+            // What the test did not come to: they would live on and hold its output.
+            for pid in self.keepers.take() {
+                let pid = rustix::process::Pid::from_raw(pid as i32).expect("pid");
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        } else {
             assert!(left.0.is_empty() && left.1.is_empty(), "groups left: {left:?}");
         }
         for boot in left.0 {

@@ -3,6 +3,7 @@
 use engine::{LinkUsage, StepError, Usage};
 use model::{Boot, Knob, Setting};
 
+use super::keeper::Keeper;
 use super::{RealHost, launch, words};
 
 /// Clock ticks per second, which the kernel fixed for `/proc` long ago (USER_HZ).
@@ -21,13 +22,11 @@ pub(super) async fn of(host: &RealHost, boot: Boot) -> Result<Usage, StepError> 
         Some(Setting::Quota(quota, period)) => 1_000_000_000 / period.max(&1) * quota,
         _ => 0,
     };
-    let links = {
-        let mut network = keeper.network().await?;
-        match network.as_mut() {
-            Some(network) => links(boot, &mut network.socket)?,
-            None => Vec::new(),
-        }
-    };
+    // A keeper that has no socket to give, as one of an older release, costs the links and not all else.
+    let links = links(&keeper).await.unwrap_or_else(|error| {
+        tracing::warn!(%boot, %error, "its links cannot be looked at");
+        Vec::new()
+    });
     Ok(Usage {
         pid,
         processes: group.processes as i64,
@@ -43,8 +42,10 @@ pub(super) async fn of(host: &RealHost, boot: Boot) -> Result<Usage, StepError> 
     })
 }
 
-fn links(_boot: Boot, socket: &mut network::netlink::Socket) -> Result<Vec<LinkUsage>, StepError> {
-    let states = network::link::guest_state(socket).map_err(|e| words::because("usage", &e))?;
+async fn links(keeper: &Keeper) -> Result<Vec<LinkUsage>, StepError> {
+    let mut network = keeper.network().await?;
+    let Some(network) = network.as_mut() else { return Ok(Vec::new()) };
+    let states = network::link::guest_state(&mut network.socket).map_err(|e| words::because("usage", &e))?;
     Ok(states.into_iter().map(|state| link_usage(&state.link, &state.addresses)).collect())
 }
 
