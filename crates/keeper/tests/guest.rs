@@ -451,6 +451,23 @@ fn a_program_that_cannot_go_on_replaces_nothing() {
 }
 
 #[test]
+fn a_keeper_that_has_no_guest_and_no_daemon_ends() {
+    let host = Host::new("needless");
+    let (needless, mut needed) = (host.keeper(1), host.keeper(2));
+    needed.boot(host.spec(needed.boot));
+    drop(needless.socket);
+    testkit::eventually("the end of the keeper", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", needless.pid)).unwrap_or_default();
+        (status.is_empty() || status.contains("State:\tZ")).then_some(())
+    });
+    // One with a guest waits for the next daemon.
+    needed.socket = connect(&needed.directory.join("control"));
+    needed.seen.clear();
+    assert_eq!(needed.status().phase, phase::RUNNING);
+    host.end(needed);
+}
+
+#[test]
 fn a_new_connection_is_told_everything() {
     let host = Host::new("reconnect");
     let mut keeper = host.keeper(1);

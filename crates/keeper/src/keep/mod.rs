@@ -81,6 +81,10 @@ enum Source {
 
 /// Serves one boot, with the first connection to the daemon on `socket`.
 pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Result<()> {
+    if hung_up(&socket)? {
+        // Nobody knows of us: the daemon asked for another keeper, or is gone. The directory is not ours to touch.
+        return Ok(());
+    }
     let directory = PathBuf::from(&spec.directory);
     let guest = if spec.adopt_pid > 0 { Guest::adopt(proof, &spec)? } else { Guest::new()? };
     let place = Place {
@@ -124,6 +128,12 @@ pub(crate) fn rehearse(proof: SingleThread, state: OwnedFd) -> Result<()> {
     resume::restore(proof, state).map(drop)
 }
 
+fn hung_up(socket: &OwnedFd) -> Result<bool> {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(fds[0].revents().contains(PollFlags::HUP))
+}
+
 fn pid_of(process: Pid) -> u32 {
     process.as_raw_nonzero().get().unsigned_abs()
 }
@@ -145,7 +155,7 @@ fn listen(directory: &std::path::Path) -> Result<OwnedFd> {
 
 impl Keep {
     fn serve(&mut self) -> Result<()> {
-        while !self.released {
+        while !self.released && !self.is_needless() {
             for source in self.wait()? {
                 self.handle(source);
             }
@@ -153,6 +163,12 @@ impl Keep {
             self.notify();
         }
         Ok(())
+    }
+
+    /// There is no guest, and nobody who could ask for one: a daemon that was not told of us asked for another keeper, and one
+    /// that comes anew finds our directory without us and does the same.
+    fn is_needless(&self) -> bool {
+        self.guest.phase == phase::EMPTY && self.guest.launch.is_none() && self.peer.is_none()
     }
 
     /// Sleeps until something is to be done.

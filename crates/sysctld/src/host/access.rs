@@ -1,11 +1,12 @@
 //! What callers may reach on the host without changing what is wished.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
 use model::{Boot, IdMap, InstanceId, PoolName, RootGen, RootSource};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{RealHost, console, launch, usage, words};
 
@@ -18,11 +19,6 @@ impl RealHost {
         ids: IdMap,
     ) -> Result<OwnedFd, StepError> {
         const STEP: &str = "files";
-        let failed = |errno| words::failed(STEP, "socketpair for", "the files helper", errno);
-        let flags = rustix::net::SocketFlags::CLOEXEC;
-        let kind = rustix::net::SocketType::STREAM;
-        let (ours, theirs) =
-            rustix::net::socketpair(rustix::net::AddressFamily::UNIX, kind, flags, None).map_err(failed)?;
         let mut argv = vec!["files".to_owned()];
         match boot {
             Some(boot) => {
@@ -38,8 +34,8 @@ impl RealHost {
             }
         }
         argv.extend(["--ids".into(), format!("{}:{}", ids.base, ids.count)]);
-        self.boots.spawn.help(argv, &[theirs.as_fd()]).await?;
-        Ok(ours)
+        let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+        self.boots.spawn.help(argv, || rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)).await
     }
 }
 

@@ -250,10 +250,9 @@ impl Boots {
         if let Some(parent) = log.parent() {
             std::fs::create_dir_all(parent).map_err(|e| words::because("spawn", &e))?;
         }
-        let (ours, theirs) = kernel::scm::pair().map_err(|e| words::failed("spawn", "socketpair", "", e))?;
         let spec = KeepSpec { directory: directory.display().to_string(), boot: boot.to_string(), ..spec };
-        self.spawn.keep(spec, &theirs).await?;
-        Keeper::attach(boot, ours, log, self.events.clone()).map_err(|e| words::failed("spawn", "watch", "keeper", e))
+        let socket = self.spawn.keep(spec).await?;
+        Keeper::attach(boot, socket, log, self.events.clone()).map_err(|e| words::failed("spawn", "watch", "keeper", e))
     }
 
     fn keeper(&self, boot: Boot) -> Option<Arc<Keeper>> {

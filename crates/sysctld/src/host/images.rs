@@ -294,9 +294,7 @@ impl Images {
     /// Runs the image child and hears it out.
     async fn child(&self, step: &str, argv: Vec<String>, progress: Progress<'_>) -> Result<Outcome, StepError> {
         let failed = |call: &str, errno| words::failed(step, call, "the image child", errno);
-        let (ours, theirs) = kernel::scm::pair().map_err(|e| failed("socketpair for", e))?;
-        self.spawn.help(argv, &[theirs.as_fd()]).await?;
-        drop(theirs);
+        let ours = self.spawn.help(argv, kernel::scm::pair).await?;
         rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK).map_err(|e| failed("watch", e))?;
         let socket = watch(ours, Interest::READABLE).map_err(|e| failed("watch", e))?;
         loop {

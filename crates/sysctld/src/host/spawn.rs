@@ -164,43 +164,74 @@ impl Spawn {
         kernel::process::spawn_detaching(&program, &argv, &environment)
     }
 
-    async fn ask(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<Answer, StepError> {
-        // The process may have died since it was last spoken to: then once more, with a new one.
-        for attempt in 0..2 {
-            let link = self.link().await?;
-            match link.ask(&request, fds).await {
-                Ok(answer) => return Ok(answer),
-                Err(errno) if attempt == 1 => return Err(words::failed("spawn", "ask", "the spawn process", errno)),
-                Err(_) => {
-                    let mut slot = self.link.lock().await;
-                    if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
-                        *slot = None;
-                    }
-                }
+    /// Asks once. The errno is that of a process which is gone: nobody knows whether it did what was asked.
+    async fn try_ask(
+        &self,
+        request: &SpawnRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<kernel::Result<Answer>, StepError> {
+        let link = self.link().await?;
+        let answer = link.ask(request, fds).await;
+        if answer.is_err() {
+            let mut slot = self.link.lock().await;
+            if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
+                *slot = None;
             }
         }
-        unreachable!("the second attempt returned")
+        Ok(answer)
     }
 
-    /// Starts a keeper that serves on `control`.
-    pub(crate) async fn keep(&self, spec: KeepSpec, control: &OwnedFd) -> Result<(), StepError> {
-        self.started(SpawnRequest::Keep(spec), &[control.as_fd()]).await.map(drop)
+    async fn ask(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<Answer, StepError> {
+        // The process may have died since it was last spoken to: then once more, with a new one.
+        match self.try_ask(&request, fds).await? {
+            Ok(answer) => Ok(answer),
+            Err(_) => self.try_ask(&request, fds).await?.map_err(gone),
+        }
     }
 
-    /// Starts a helper with the given descriptors from number 3 on; its pid.
-    pub(crate) async fn help(&self, argv: Vec<String>, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
-        let pid = self.started(SpawnRequest::Help(HelpSpec { argv }), fds).await?;
+    /// Has a child made that serves on one of a `pair` of sockets; its pid, and the other socket.
+    ///
+    /// The process may die after it made the child and before it said so. The next try has a new pair: that child finds its
+    /// socket closed, and two never serve on the same one.
+    async fn serving(
+        &self,
+        request: SpawnRequest,
+        pair: impl Fn() -> kernel::Result<(OwnedFd, OwnedFd)>,
+    ) -> Result<(u32, OwnedFd), StepError> {
+        let once = async || -> Result<kernel::Result<(Answer, OwnedFd)>, StepError> {
+            let (ours, theirs) = pair().map_err(|errno| words::failed("spawn", "socketpair", "", errno))?;
+            Ok(self.try_ask(&request, &[theirs.as_fd()]).await?.map(|answer| (answer, ours)))
+        };
+        let (answer, ours) = match once().await? {
+            Ok(answered) => answered,
+            Err(_) => once().await?.map_err(gone)?,
+        };
+        Ok((started(answer.0)?, ours))
+    }
+
+    /// Starts a keeper; the socket on which it serves.
+    pub(crate) async fn keep(&self, spec: KeepSpec) -> Result<OwnedFd, StepError> {
+        Ok(self.serving(SpawnRequest::Keep(spec), kernel::scm::pair).await?.1)
+    }
+
+    /// Starts a helper with one of a `pair` of sockets as descriptor 3; the other one.
+    pub(crate) async fn help(
+        &self,
+        argv: Vec<String>,
+        pair: impl Fn() -> kernel::Result<(OwnedFd, OwnedFd)>,
+    ) -> Result<OwnedFd, StepError> {
+        let (pid, ours) = self.serving(SpawnRequest::Help(HelpSpec { argv }), pair).await?;
         // One that has ended meanwhile was told already.
         if launch::start_time(pid).is_some() {
             self.helpers.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
         }
-        Ok(pid)
+        Ok(ours)
     }
 
     /// Ends the process; for when nothing of the daemon is left on this host.
     pub(crate) async fn end(&self) -> Result<(), StepError> {
         self.is_over.store(true, Ordering::Release);
-        self.started(SpawnRequest::End(Nothing {}), &[]).await.map(drop)
+        started(self.ask(SpawnRequest::End(Nothing {}), &[]).await?.0).map(drop)
     }
 
     /// The program that keepers are started from; `None` when the process is of a release that hands it out to nobody.
@@ -226,7 +257,7 @@ impl Spawn {
     /// Has another process take the place of this one. How the guest of a former keeper ended whose keeper is killed later is
     /// not known then.
     pub(crate) async fn end_and_start(&self) -> Result<(), StepError> {
-        self.started(SpawnRequest::End(Nothing {}), &[]).await?;
+        started(self.ask(SpawnRequest::End(Nothing {}), &[]).await?.0)?;
         self.ask(SpawnRequest::Program(Nothing {}), &[]).await.map(drop)
     }
 
@@ -237,13 +268,18 @@ impl Spawn {
         let identity = runtime::program::identity(&file)?;
         Ok(Program { file, identity })
     }
+}
 
-    async fn started(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<u32, StepError> {
-        match self.ask(request, fds).await?.0 {
-            SpawnEvent::Started(child) => Ok(child.pid),
-            SpawnEvent::Failed(failure) => Err(words::of("spawn", &failure)),
-            other => Err(engine::step_error("spawn", format!("unexpected answer {other:?}"))),
-        }
+fn gone(errno: Errno) -> StepError {
+    words::failed("spawn", "ask", "the spawn process", errno)
+}
+
+/// The pid of the child that was made.
+fn started(event: SpawnEvent) -> Result<u32, StepError> {
+    match event {
+        SpawnEvent::Started(child) => Ok(child.pid),
+        SpawnEvent::Failed(failure) => Err(words::of("spawn", &failure)),
+        other => Err(engine::step_error("spawn", format!("unexpected answer {other:?}"))),
     }
 }
 
