@@ -25,6 +25,9 @@ use crate::record::{InstanceRecord, WishState};
 use crate::verbs::{NewInstance, Verb};
 use crate::{clock, defaults, operations};
 
+/// How long a start waits for the first looks at what runs: each takes less than a millisecond.
+const FIRST_LOOKS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What an engine is started with.
 #[derive(Debug, Clone, Default)]
 pub struct EngineConfig {
@@ -313,7 +316,12 @@ impl Engine {
                 });
             }
         });
-        while looks.join_next().await.is_some() {}
+        // What hangs is left to the instance's own look: nobody may have to wait for the daemon because of it.
+        let all = async { while looks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FIRST_LOOKS, all).await.is_err() {
+            looks.detach_all();
+            tracing::warn!("some instances cannot be looked at yet");
+        }
     }
 
     /// An instance that was asked for by a recipe is known by the image that was built for it, also when the daemon died
