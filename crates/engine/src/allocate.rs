@@ -236,15 +236,7 @@ mod tests {
     }
 
     fn network() -> NetworkRecord {
-        let spec = model::NetworkSpec {
-            name: "br0".parse().expect("name"),
-            ipv4: Some("10.9.0.1/29".parse().expect("cidr")),
-            ipv6: Some("fd00::1/64".parse().expect("cidr")),
-            nat: true,
-            mtu: None,
-            domain: "sysctl".into(),
-        };
-        NetworkRecord { spec, description: String::new() }
+        NetworkRecord { spec: testkit::network(), description: String::new() }
     }
 
     fn choice() -> NicChoice {

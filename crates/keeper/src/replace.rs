@@ -42,9 +42,10 @@ pub(crate) fn go_on(
     };
     set_flags(open, FdFlags::empty());
     let failure = match rehearse(proof, program, &arguments(words.rehearse, &memory)) {
-        Ok(()) => {
-            failed("execveat", kernel::process::exec_fd(program, &arguments(words.resume, &memory), &environment()))
-        }
+        Ok(()) => failed(
+            "execveat",
+            kernel::process::exec_fd(program, &arguments(words.resume, &memory), &kernel::process::environment()),
+        ),
         Err(errno) => failed("rehearse the new program", errno),
     };
     set_flags(open, FdFlags::CLOEXEC);
@@ -59,14 +60,6 @@ pub(crate) fn written(memory: &OwnedFd) -> Result<Vec<u8>> {
         read if read == length => Ok(state),
         _ => Err(Errno::IO),
     }
-}
-
-/// The environment of this process, for its next program.
-pub(crate) fn environment() -> Vec<CString> {
-    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
-        CString::new([key.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()).ok()
-    };
-    std::env::vars_os().filter_map(text).collect()
 }
 
 /// Memory that stays open over an exec.
@@ -96,7 +89,7 @@ fn rehearse(proof: SingleThread, program: BorrowedFd<'_>, arguments: &[CString])
     let pidfd = match Clone::default().clone3(proof)? {
         Side::Parent(_, pidfd) => pidfd,
         Side::Child => {
-            let _ = kernel::process::exec_fd(program, arguments, &environment());
+            let _ = kernel::process::exec_fd(program, arguments, &kernel::process::environment());
             kernel::process::exit(127)
         }
     };

@@ -320,7 +320,7 @@ impl Spawn {
             ["sysctl-keeper"].iter().chain(arguments).map(|a| CString::new(*a)).collect();
         let argv = argv.map_err(|_| Errno::INVAL)?;
         kernel::signal::reset_all();
-        let environment = replace::environment();
+        let environment = kernel::process::environment();
         Err(kernel::process::exec_with_fds(self.proof, self.program.as_fd(), &argv, &environment, fds))
     }
 }

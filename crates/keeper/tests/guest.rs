@@ -104,10 +104,7 @@ fn input_arrives_whole_and_ends() {
             _ => None,
         });
     }
-    let state = keeper.expect("end", |e| match e {
-        KeepEvent::SessionEnded(state) => Some(state.clone()),
-        _ => None,
-    });
+    let state = keeper.session_end();
     assert_eq!(state.code, 0);
     keeper.ask(KeepRequest::Attach(Session { session: 1 }));
     let rings = keeper
@@ -162,10 +159,7 @@ fn a_terminal_has_a_size_and_takes_signals() {
     keeper.expect("done", |e| matches!(e, KeepEvent::Done(_)).then_some(()));
     // Control-C through the terminal.
     keeper.ask(KeepRequest::Input(Input { session: 1, data: runtime::wire::Blob(vec![3]), ..Input::default() }));
-    let state = keeper.expect("end", |e| match e {
-        KeepEvent::SessionEnded(state) => Some(state.clone()),
-        _ => None,
-    });
+    let state = keeper.session_end();
     assert_eq!(state.code, 130);
     host.end(keeper);
 }
@@ -394,10 +388,7 @@ fn a_keeper_replaces_its_program_under_a_running_session() {
     assert_eq!((status.keeper, status.pid, status.sessions.len()), (keeper.pid, init, 1));
     let line = runtime::wire::Blob(b"a line\n".to_vec());
     keeper.ask(KeepRequest::Input(Input { session: 1, offset: 0, data: line, eof: true }));
-    let state = keeper.expect("end", |e| match e {
-        KeepEvent::SessionEnded(state) => Some(state.clone()),
-        _ => None,
-    });
+    let state = keeper.session_end();
     assert_eq!(state.code, 3);
     let mut output = Vec::new();
     read_ring(&rings[0], &mut output, state.stdout.head);
@@ -493,10 +484,7 @@ fn a_new_connection_is_told_everything() {
     });
     assert_eq!(attached.label.0, b"op");
     keeper.ask(KeepRequest::Signal(Signal { session: 5, signal: 15 }));
-    let state = keeper.expect("end", |e| match e {
-        KeepEvent::SessionEnded(state) => Some(state.clone()),
-        _ => None,
-    });
+    let state = keeper.session_end();
     assert_eq!(state.code, 143);
     host.end(keeper);
 }

@@ -222,6 +222,14 @@ pub fn spawn_detaching(program: &CStr, argv: &[CString], env: &[CString]) -> Res
     }
 }
 
+/// The environment of this process, as the next program takes it.
+pub fn environment() -> Vec<CString> {
+    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+        CString::new([key.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()).ok()
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
 /// A child that has ended, and stays as it is; `None` when none has. `CHILD` when there are no children.
 pub fn ended_child() -> Result<Option<Pid>> {
     // SAFETY: `info` is plain numbers, all zero is one of its values, and the kernel writes nothing but it.

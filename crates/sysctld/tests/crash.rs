@@ -48,7 +48,7 @@ async fn a_launch_is_done_or_was_never_asked_for() {
         assert_eq!(daemon.init_pid("other").await, bystander, "somebody else's guest was disturbed");
     }
     eprintln!(
-        "daemon killed at {MOMENTS} moments of a launch: {made} gone through with, {never} never made, violations 0"
+        "figure: daemon killed at {MOMENTS} moments of a launch: {made} gone through with, {never} never made, violations 0"
     );
     daemon.finish().await;
 }
@@ -77,7 +77,7 @@ async fn a_stop_and_a_delete_end_as_wished() {
             daemon.try_delete("web1").await.expect("deleted");
         }
     }
-    eprintln!("daemon killed at {MOMENTS} moments, half of stops and half of deletes: violations 0");
+    eprintln!("figure: daemon killed at {MOMENTS} moments, half of stops and half of deletes: violations 0");
     daemon.finish().await;
 }
 

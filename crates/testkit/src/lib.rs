@@ -75,6 +75,21 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A network with six addresses, so that one that is not given back is soon missed.
+///
+/// # Panics
+/// Never: its words are right.
+pub fn network() -> ::model::NetworkSpec {
+    ::model::NetworkSpec {
+        name: "br0".parse().expect("name"),
+        ipv4: Some("10.9.0.1/29".parse().expect("cidr")),
+        ipv6: Some("fd00::1/64".parse().expect("cidr")),
+        nat: true,
+        mtu: None,
+        domain: "sysctl".into(),
+    }
+}
+
 /// How much of something a test does: `all` when everything is asked for, else what fits a run of all rings.
 pub fn budget(ci: usize, all: usize) -> usize {
     if std::env::var_os("SYSCTL_TEST_ALL").is_some() { all } else { ci }

@@ -8,7 +8,7 @@ use config::Written;
 use engine::{
     Class, Engine, EngineConfig, FirstStart, Happening, InstanceRecord, NewInstance, OperationView, RecipeFacts, Status,
 };
-use model::{Boot, Fingerprint, GuestSeen, IdMap, NetworkSpec, PoolSpec, ProjectName};
+use model::{Boot, Fingerprint, GuestSeen, IdMap, PoolSpec, ProjectName};
 use store::Kept;
 use testkit::fake::{FakeHost, World};
 use testkit::faults::{At, Fault, Faults, Left};
@@ -43,15 +43,7 @@ pub(crate) fn config() -> EngineConfig {
                 driver: "overlay".into(),
                 source: String::new(),
             }),
-            network: Some(NetworkSpec {
-                name: "br0".parse().expect("name"),
-                // Six addresses, so that one that is not given back is soon missed.
-                ipv4: Some("10.9.0.1/29".parse().expect("cidr")),
-                ipv6: Some("fd00::1/64".parse().expect("cidr")),
-                nat: true,
-                mtu: None,
-                domain: "sysctl".into(),
-            }),
+            network: Some(testkit::network()),
         },
     }
 }

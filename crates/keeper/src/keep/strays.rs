@@ -1,4 +1,5 @@
-//! Children that nobody told us of: a stage was killed after it had made the process of an exec, and before its report.
+//! Children that nobody waits for: a stage that gave up, and what a stage made of which it could not tell any more, as it was
+//! killed between the making of an exec's process and its report.
 //!
 //! Such a process is our child and in the guest's pid namespace. Until we have waited for it, the kernel does not let the
 //! guest's init end, however often it is killed (pid_namespaces(7)).
@@ -15,7 +16,7 @@ pub(crate) struct Strays {
 }
 
 impl Strays {
-    /// A stage died without a report: whatever it has made in its group is to die, too.
+    /// A stage gave up, or died without a report: it is to be waited for, and whatever it has made in its group is to die.
     pub(crate) fn expect(&mut self, leaf: &Path) {
         // A group that is gone has nobody in it.
         let _ = std::fs::write(leaf.join("cgroup.kill"), "1");

@@ -268,6 +268,14 @@ impl Keeper {
         }
     }
 
+    /// Waits for the end of a session.
+    pub fn session_end(&mut self) -> SessionState {
+        self.expect("end", |event| match event {
+            KeepEvent::SessionEnded(state) => Some(state.clone()),
+            _ => None,
+        })
+    }
+
     pub fn status(&mut self) -> Status {
         self.ask(KeepRequest::Status(Nothing {}));
         self.seen.retain(|(_, event, _)| !matches!(event, KeepEvent::Status(_)));

@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) pid: u32,
     /// The keeper's own pid.
     pub(crate) keeper: u32,
+    /// The file that the keeper's program was copied from; empty for a release that does not tell.
+    pub(crate) program: String,
     pub(crate) end: u8,
     pub(crate) code: i32,
     pub(crate) failure: Option<Failure>,
@@ -80,8 +82,6 @@ pub(crate) struct Keeper {
     console_log: PathBuf,
     /// Why answers were lost.
     broken: Mutex<Option<Errno>>,
-    /// The file that its program was copied from; empty for a release that does not tell.
-    program: Mutex<String>,
 }
 
 impl Keeper {
@@ -104,7 +104,6 @@ impl Keeper {
             network: Mutex::default(),
             console_log,
             broken: Mutex::default(),
-            program: Mutex::default(),
         });
         tokio::spawn(read(keeper.clone(), events));
         Ok(keeper)
@@ -147,11 +146,6 @@ impl Keeper {
             Ok(answer) => Ok(answer),
             Err(_) => Err(lost(self.why_lost())),
         }
-    }
-
-    /// The file that its program was copied from.
-    pub(crate) fn program(&self) -> String {
-        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has it go on in another program. Nothing is lost, neither by that nor by a program that cannot.
@@ -249,13 +243,13 @@ impl Keeper {
     }
 
     fn take_status(&self, status: &Status) {
-        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&status.program);
         let newest = status.sessions.iter().map(|s| s.session).max().unwrap_or(0);
         self.next_session.fetch_max(newest + 1, Ordering::Relaxed);
         self.update(|state| {
             state.phase = status.phase;
             state.pid = status.pid;
             state.keeper = status.keeper;
+            state.program.clone_from(&status.program);
             state.end = status.end;
             state.code = status.code;
             state.adopted = status.adopted;

@@ -158,10 +158,7 @@ impl Spawn {
         let program = text(self.program.as_os_str().as_bytes())?;
         let socket = text(self.socket.as_os_str().as_bytes())?;
         let argv = [text(b"sysctl-keeper")?, text(b"spawn")?, text(b"--socket")?, socket, text(b"--detach")?];
-        let environment: Vec<CString> = std::env::vars_os()
-            .filter_map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat()).ok())
-            .collect();
-        kernel::process::spawn_detaching(&program, &argv, &environment)
+        kernel::process::spawn_detaching(&program, &argv, &kernel::process::environment())
     }
 
     /// Asks once. The errno is that of a process which is gone: nobody knows whether it did what was asked.

@@ -80,7 +80,7 @@ impl Outcome {
 
 /// Has every keeper that runs another program go on in this one.
 async fn renew_keepers(keepers: Vec<Arc<Keeper>>, program: Program) {
-    let is_behind = |keeper: &Arc<Keeper>| keeper.program() != program.identity;
+    let is_behind = |keeper: &Arc<Keeper>| keeper.state().program != program.identity;
     let mut behind: Vec<Arc<Keeper>> = keepers.into_iter().filter(is_behind).collect();
     if behind.is_empty() {
         return;
