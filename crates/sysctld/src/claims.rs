@@ -4,6 +4,7 @@
 //! whose state directory is gone counts for nothing. What was taken is also in the database, and holds over reboots.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -16,6 +17,8 @@ use network::netlink::Socket;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use store::{Op, Store, Txn};
+
+use crate::crash;
 
 const DIRECTORY: &str = "/run/lock/sysctl";
 
@@ -116,7 +119,7 @@ impl Claimed {
             others.extend(plan::subordinate_ids(&text(file)).into_iter().map(|ids| (file.to_owned(), ids)));
         }
         for other in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
-            let is_other = other.file_name() != *self.mark && other.file_name() != LOCK;
+            let is_other = !is_ours(&other.file_name(), &self.mark) && other.file_name() != LOCK;
             let text = fs::read_to_string(other.path()).unwrap_or_default();
             if let (true, Ok(claim)) = (is_other, serde_json::from_str::<Claim>(&text))
                 && claim.state_dir.join(super::DATABASE).exists()
@@ -252,12 +255,17 @@ fn take_lock() -> io::Result<File> {
     Ok(file)
 }
 
+/// The file of a mark, or what was left of it when its daemon died in the middle of writing it.
+fn is_ours(name: &OsStr, mark: &str) -> bool {
+    Path::new(name).file_stem() == Some(OsStr::new(mark))
+}
+
 /// Claims of daemons whose state directory is still there.
 fn others(mark: &str) -> io::Result<Vec<Claim>> {
     let mut claims = Vec::new();
     for entry in fs::read_dir(DIRECTORY)? {
         let entry = entry?;
-        if entry.file_name() == mark || entry.file_name() == LOCK {
+        if is_ours(&entry.file_name(), mark) || entry.file_name() == LOCK {
             continue;
         }
         let Ok(claim) = serde_json::from_str::<Claim>(&fs::read_to_string(entry.path())?) else { continue };
@@ -276,5 +284,17 @@ fn write(mark: &str, body: &str) -> io::Result<()> {
     let path = Path::new(DIRECTORY).join(mark);
     let temporary = path.with_extension("new");
     fs::write(&temporary, body)?;
+    crash::moment("between", "claim");
     fs::rename(&temporary, &path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_daemon_half_wrote_is_no_claim_of_another() {
+        let is_ours = |name: &str| is_ours(OsStr::new(name), "0a1b");
+        assert_eq!(["0a1b", "0a1b.new", "0a1c", "0a1c.new", LOCK].map(is_ours), [true, true, false, false, false]);
+    }
 }
