@@ -22,9 +22,10 @@ use images::report::{Outcome, Report};
 use images::unpack::{Options, unpack_split, unpack_unified};
 use images::{Limits, build, pack};
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags};
-use rustix::process::{Resource, Rlimit, WaitId, WaitIdOptions};
+use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 
 /// Memory of the child: decoders hold up to 256 MiB, templates up to 128 MiB, and twice as much for all else. The builder
 /// runs other programs and is not bounded by it.
@@ -72,7 +73,7 @@ pub(crate) fn run(proof: SingleThread, words: &[&str]) -> ExitCode {
     }
 }
 
-/// Sends a report; a listener who is gone ends us at the next one that must arrive.
+/// Sends a report; one that only shows progress is dropped when the listener is behind.
 fn tell(socket: BorrowedFd<'_>, report: &Report) {
     if let Ok(text) = serde_json::to_vec(report) {
         let wait = !matches!(report, Report::Progress(_));
@@ -134,12 +135,28 @@ fn parent(proof: SingleThread, job: &Job<'_>, socket: &OwnedFd) -> Result<(), St
     }
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     kernel::scm::send(ours.as_fd(), b"go", &borrowed, true).map_err(failed("send to the child"))?;
+    let is_needed = wait(pidfd.as_fd(), socket.as_fd()).map_err(failed("wait"))?;
     let status =
         rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).map_err(failed("wait"))?;
     match status.and_then(|status| status.exit_status()) {
+        _ if !is_needed => Ok(()),
         Some(0) => Ok(()),
         _ => Err(format!("the image child died ({status:?})")),
     }
+}
+
+/// Waits for the child's end; when nobody listens any more, that is now, and the answer is false.
+fn wait(child: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> kernel::Result<bool> {
+    // That the other side has gone is told without asking for it.
+    let mut fds =
+        [PollFd::from_borrowed_fd(child, PollFlags::IN), PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None))?;
+    let has_ended = fds[0].revents().contains(PollFlags::IN);
+    if !has_ended {
+        // As the first of its pid namespace it takes along whatever it started.
+        rustix::process::pidfd_send_signal(child, Signal::KILL)?;
+    }
+    Ok(has_ended)
 }
 
 /// The child: from nobody to root of the image range, in a mount namespace of its own.
