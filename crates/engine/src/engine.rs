@@ -237,10 +237,11 @@ impl Engine {
         engine.load_operations()?;
         defaults::make(&engine.shared).await?;
         // A run has its numbers before anybody hears one.
-        if let Err(error) = engine.shared.submit_and_wait(store::Class::Settled, vec![numbers.put()]).await {
+        let numbered = engine.shared.submit_and_wait(store::Class::Settled, vec![numbers.put()]);
+        let (numbered, ()) = tokio::join!(numbered, engine.ensure_objects());
+        if let Err(error) = numbered {
             tracing::error!(%error, "the numbers of this run's events could not be written down");
         }
-        engine.ensure_objects().await;
         engine.load_instances().await?;
         engine.follow_host();
         engine.follow_disk();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use claims::Claimed;
 use clap::Parser;
 use engine::{Engine, EngineConfig, FirstStart};
-use host::{HostConfig, RealHost};
+use host::{FirstLook, HostConfig, RealHost};
 use model::PoolSpec;
 use options::Options;
 use server::{App, ServerInfo};
@@ -146,6 +146,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
     let (state_dir, runtime_dir) = (absolute(&options.state_dir)?, absolute(&options.runtime_dir)?);
     let locks = [socket::lock(&state_dir)?, socket::lock(&runtime_dir)?];
     let mark = mark(&state_dir);
+    let networks = FirstLook::begin(&mark, &state_dir);
     let database = state_dir.join(DATABASE);
     let store = Store::open_or_rescue(&database, engine::UNMIRRORED).map_err(|error| chain(&error))?;
     crash::moment("before", "claim");
@@ -159,7 +160,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
         mark: mark.clone(),
         claim: Claimed::new(&mark, &claim),
     };
-    let host = Arc::new(RealHost::find(config).await.map_err(|error| error.to_string())?);
+    let host = Arc::new(RealHost::find(config, networks).await.map_err(|error| error.to_string())?);
     crash::moment("after", "host");
     let pool = PoolSpec {
         name: "default".parse().map_err(|_| "the name of the first pool")?,

@@ -64,6 +64,22 @@ pub(crate) struct HostConfig {
     pub(crate) claim: Claimed,
 }
 
+/// A look at the firewall, which takes the kernel some time: begun while the database is being opened.
+pub(crate) struct FirstLook(tokio::task::JoinHandle<::network::Result<Networks>>);
+
+impl FirstLook {
+    /// Begins it; `mark` and the state directory are those of the [`HostConfig`].
+    pub(crate) fn begin(mark: &str, state_dir: &Path) -> FirstLook {
+        let (mark, state_dir) = (mark.to_owned(), state_dir.to_owned());
+        FirstLook(tokio::task::spawn_blocking(move || Networks::new(&mark, &state_dir)))
+    }
+
+    async fn end(self) -> Result<Networks, StepError> {
+        let seen = self.0.await.map_err(|e| words::because("start", &e))?;
+        seen.map_err(|e| words::because("start", &e))
+    }
+}
+
 /// The real host.
 pub(crate) struct RealHost {
     state_dir: PathBuf,
@@ -84,7 +100,7 @@ pub(crate) struct RealHost {
 
 impl RealHost {
     /// Looks at the host and at what a former daemon left running on it.
-    pub(crate) async fn find(config: HostConfig) -> Result<RealHost, StepError> {
+    pub(crate) async fn find(config: HostConfig, networks: FirstLook) -> Result<RealHost, StepError> {
         let because = |e: &(dyn std::error::Error + 'static)| words::because("start", e);
         for (directory, mode) in [("keep", 0o700), ("mnt", 0o711)] {
             make_dir(&config.runtime_dir.join(directory), mode).map_err(|e| because(&e))?;
@@ -96,7 +112,7 @@ impl RealHost {
         let facts = facts::find(layout, &groups, forced_overlay());
         let spawn = Arc::new(Spawn::new(config.keeper, &config.runtime_dir));
         spawn.ready().await?;
-        let networks = Arc::new(Networks::new(&config.mark, &config.state_dir).map_err(|e| because(&e))?);
+        let networks = Arc::new(networks.end().await?);
         let recipe_files = images::load_recipes(config.images_dir.as_deref(), &config.state_dir.join("recipes"))?;
         let recipes =
             recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
@@ -105,7 +121,7 @@ impl RealHost {
         let directories = (config.runtime_dir.as_path(), config.state_dir.as_path());
         let boots = Boots::new(groups, spawn, networks.clone(), facts.clone(), directories, events);
         boots.scan().await?;
-        upgrade::begin(&boots).await;
+        tokio::spawn(upgrade::run(boots.clone()));
         Ok(RealHost {
             state_dir: config.state_dir,
             facts,

@@ -13,7 +13,7 @@ use engine::StepError;
 use kernel::Errno;
 use runtime::protocol::{Child, HelpSpec, KeepSpec, Nothing, SpawnEvent, SpawnRequest};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use super::channel::Channel;
 use super::{launch, words};
@@ -39,6 +39,8 @@ pub(crate) struct Spawn {
     lost: Arc<Notify>,
     /// The process was told to end.
     is_over: AtomicBool,
+    /// It runs the program that it shall run: until then it is asked for nothing that would run its former one.
+    settled: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,18 @@ impl Spawn {
             helpers: Arc::default(),
             lost: Arc::default(),
             is_over: AtomicBool::new(false),
+            settled: watch::Sender::new(false),
         }
+    }
+
+    /// An upgrade, if there was any, is over.
+    pub(crate) fn settle(&self) {
+        self.settled.send_replace(true);
+    }
+
+    async fn wait_settled(&self) {
+        // Its sender lives as long as we.
+        let _ = self.settled.subscribe().wait_for(|is_settled| *is_settled).await;
     }
 
     /// Helpers that were started and have not ended.
@@ -195,6 +208,7 @@ impl Spawn {
         request: SpawnRequest,
         pair: impl Fn() -> kernel::Result<(OwnedFd, OwnedFd)>,
     ) -> Result<(u32, OwnedFd), StepError> {
+        self.wait_settled().await;
         let once = async || -> Result<kernel::Result<(Answer, OwnedFd)>, StepError> {
             let (ours, theirs) = pair().map_err(|errno| words::failed("spawn", "socketpair", "", errno))?;
             Ok(self.try_ask(&request, &[theirs.as_fd()]).await?.map(|answer| (answer, ours)))
@@ -227,6 +241,7 @@ impl Spawn {
 
     /// Ends the process; for when nothing of the daemon is left on this host.
     pub(crate) async fn end(&self) -> Result<(), StepError> {
+        self.wait_settled().await;
         self.is_over.store(true, Ordering::Release);
         started(self.ask(SpawnRequest::End(Nothing {}), &[]).await?.0).map(drop)
     }

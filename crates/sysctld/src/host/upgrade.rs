@@ -1,7 +1,7 @@
 //! After an upgrade: the spawn process and every keeper go on in the program that took the place of theirs.
 //!
-//! The spawn process comes first, before anything is started, so that whatever is started later runs the new program.
-//! Keepers get the spawn process's copy of it, so that all share its memory, one after another, while the API is served.
+//! The spawn process comes first: what is to be started meanwhile waits for it, so that it runs the new program. Keepers get
+//! the spawn process's copy of it, so that all share its memory, one after another. The API is served all the while.
 //! What fails here costs nothing but the new program: the former one goes on, which is logged once.
 
 use std::sync::Arc;
@@ -23,10 +23,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 70;
 
-/// Replaces the spawn process's program where another one is on the disk, and begins with the keepers'.
-pub(super) async fn begin(boots: &Arc<Boots>) {
-    match tokio::time::timeout(PATIENCE, renew_spawn(&boots.spawn)).await {
-        Ok(Ok(program)) => drop(tokio::spawn(renew_keepers(boots.keepers(), program))),
+/// Replaces the spawn process's program where another one is on the disk, then the keepers'.
+pub(super) async fn run(boots: Arc<Boots>) {
+    let renewed = tokio::time::timeout(PATIENCE, renew_spawn(&boots.spawn)).await;
+    boots.spawn.settle();
+    match renewed {
+        Ok(Ok(program)) => renew_keepers(boots.keepers(), program).await,
         Ok(Err(error)) => tracing::warn!(%error, "keepers go on in the programs that they run"),
         Err(_) => tracing::warn!("the spawn process does not answer; keepers go on in the programs that they run"),
     }
