@@ -268,27 +268,10 @@ async fn a_full_disk_ends_an_unpack_in_words_and_leaves_room_for_the_rest() {
     let daemon = Daemon::on(&disk.path());
     daemon.import_busybox().await;
     daemon.launch("web1", &[]).await;
-    // An archive that is larger than the disk when it is unpacked: zeros compress well.
+    // Larger than the disk when it is unpacked: zeros compress well.
     let work = testkit::Scratch::new("large-image");
-    std::fs::create_dir_all(work.join("rootfs/sbin")).expect("mkdir");
-    std::fs::write(work.join("metadata.yaml"), "architecture: x86_64\ncreation_date: 1700000000\n").expect("write");
-    std::fs::write(work.join("rootfs/sbin/init"), vec![0u8; 64 << 20]).expect("write");
-    let archive = work.join("image.tar.gz");
-    let tar = std::process::Command::new("tar")
-        .arg("-C")
-        .arg(work.path())
-        .arg("-czf")
-        .arg(&archive)
-        .args(["metadata.yaml", "rootfs"])
-        .status();
-    assert!(tar.expect("tar").success());
-    let reader = Box::new(tokio::fs::File::open(&archive).await.expect("open"));
-    let operation = daemon
-        .client
-        .import_image(sysctl_client::ImageUpload::Unified(reader), &Default::default())
-        .await
-        .expect("accepted");
-    let error = daemon.client.finish(&operation).await.expect_err("full").to_string();
+    let archive = support::archive_of_zeros(&work, 64);
+    let error = daemon.import(&archive, &[]).await.expect_err("full").to_string();
     assert!(error.contains("No space left") && error.contains("free some space"), "{error}");
     assert_eq!(daemon.print("web1", &["echo", "alive"]).await, "alive");
     daemon.launch("web2", &[]).await;

@@ -97,11 +97,7 @@ async fn push_and_pull(daemon: &Daemon, content: &[u8]) {
 }
 
 async fn import_and_delete(daemon: &Daemon, archive: &Path) {
-    let file = tokio::fs::File::open(archive).await.expect("open the archive");
-    let words = ImageWords::default();
-    let asked = daemon.client.import_image(ImageUpload::Unified(Box::new(file)), &words).await.expect("accepted");
-    let done = daemon.client.finish(&asked).await.expect("imported");
-    let fingerprint = done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned();
+    let fingerprint = daemon.import(archive, &[]).await.expect("imported");
     let asked = daemon.client.delete_image(&fingerprint).await.expect("accepted");
     daemon.client.finish(&asked).await.expect("deleted");
 }

@@ -73,8 +73,8 @@ const VERBS: [Verb; 9] = [
     Verb {
         name: "crash",
         arguments: "[--all]",
-        does: "the ring of crashes alone; with --all every crash point",
-        run: |words| test::ring("crash", words),
+        does: "the crash tests, on the fake host and the real one; with --all every crash point",
+        run: test::crash,
     },
     Verb {
         name: "bench",

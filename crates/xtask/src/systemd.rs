@@ -105,8 +105,8 @@ pub(crate) fn up(workspace: &Workspace) -> Result<Vec<String>> {
         done.push(format!("started {}", UNITS.join(", ")));
     }
     if programs && !idle {
-        // Guests do not notice.
-        systemctl(&["restart", "sysctl-keeper.service", "sysctld.service"])?;
+        // The spawn process and keepers are told by the daemon to go on in their new program; guests do not notice.
+        systemctl(&["restart", "sysctld.service"])?;
         done.push("restarted the daemon; instances went on".to_owned());
     }
     Ok(done)

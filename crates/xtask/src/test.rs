@@ -49,6 +49,12 @@ pub(crate) fn ring(name: &str, arguments: &[String]) -> Result<()> {
     one(name, if arguments.is_empty() { Much::OfCi } else { Much::All })
 }
 
+/// Everything that tries crashes: the table of the fake host, and the real one.
+pub(crate) fn crash(arguments: &[String]) -> Result<()> {
+    crate::only(arguments, &[ALL])?;
+    all(&[Ring::Fake, Ring::Crash], if arguments.is_empty() { Much::OfCi } else { Much::All })
+}
+
 /// The word that asks for everything.
 const ALL: &str = "--all";
 

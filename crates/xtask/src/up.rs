@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::places::Places;
 use crate::process;
-use crate::programs::{self, DAEMON, KEEPER};
+use crate::programs::{self, DAEMON};
 use crate::say::say;
 use crate::workspace::{self, Workspace};
 use crate::{Result, apt, run, systemd};
@@ -74,10 +74,7 @@ fn in_background(workspace: &Workspace, places: &Places) -> Result<Vec<String>> 
             file.display()
         ));
     }
-    if let Some(spawn) = process::spawn(places).filter(|spawn| !spawn.runs(&workspace.release().join(KEEPER))) {
-        // The daemon starts the new one; keepers of running instances stay as they are.
-        spawn.end(Duration::from_secs(10))?;
-    }
+    // The daemon has the spawn process and keepers of running instances go on in their new program.
     let pid = start(&program, places)?;
     done.push(format!("started the daemon: process {pid}, log {}", places.log().display()));
     Ok(done)

@@ -198,12 +198,31 @@ impl Daemon {
 
     /// Makes the busybox image known, without building it again.
     pub async fn import_busybox(&self) -> String {
-        let path = busybox_archive().await;
-        let file = tokio::fs::File::open(&path).await.expect("open the archive");
-        let words = ImageWords { aliases: vec!["bb".into()], ..ImageWords::default() };
-        let operation = self.client.import_image(ImageUpload::Unified(Box::new(file)), &words).await.expect("import");
-        let done = self.client.finish(&operation).await.expect("imported");
-        done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned()
+        self.import(&busybox_archive().await, &["bb"]).await.expect("imported")
+    }
+
+    /// Makes the image in an archive known; its fingerprint.
+    pub async fn import(&self, archive: &Path, aliases: &[&str]) -> Result<String, Error> {
+        let file = tokio::fs::File::open(archive).await.expect("open the archive");
+        let aliases = aliases.iter().map(|&alias| alias.into()).collect();
+        let words = ImageWords { aliases, ..ImageWords::default() };
+        let operation = self.client.import_image(ImageUpload::Unified(Box::new(file)), &words).await?;
+        let done = self.client.finish(&operation).await?;
+        Ok(done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned())
+    }
+
+    /// Deletes every instance and every image.
+    pub async fn empty(&self) {
+        for instance in self.client.get_instances(&Default::default()).await.expect("instances") {
+            if instance.status == "Running" {
+                self.change(&instance.name, "stop", true).await;
+            }
+            self.try_delete(&instance.name).await.expect("deleted");
+        }
+        for image in self.client.get_images(&Default::default()).await.expect("images") {
+            let operation = self.client.delete_image(&image.fingerprint).await.expect("accepted");
+            self.client.finish(&operation).await.expect("deleted");
+        }
     }
 
     /// Makes an instance of the busybox image.
@@ -460,4 +479,16 @@ pub async fn busybox_archive() -> PathBuf {
         path
     });
     path.await.clone()
+}
+
+/// An archive of an image that is small itself and has so many MiB of zeros in it.
+pub fn archive_of_zeros(work: &Scratch, mebibytes: usize) -> PathBuf {
+    std::fs::create_dir_all(work.join("rootfs/sbin")).expect("mkdir");
+    std::fs::write(work.join("metadata.yaml"), "architecture: x86_64\ncreation_date: 1700000000\n").expect("write");
+    std::fs::write(work.join("rootfs/sbin/init"), vec![0u8; mebibytes << 20]).expect("write");
+    let archive = work.join("image.tar.gz");
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(work.path()).arg("-czf").arg(&archive).args(["metadata.yaml", "rootfs"]);
+    assert!(tar.status().expect("tar").success());
+    archive
 }

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::places::Places;
-use crate::programs::{self, CLIENT};
+use crate::programs::{self, CLIENT, KEEPER};
 use crate::{Result, process, run, systemd, up};
 
 /// How a line begins that tells of a check which held.
@@ -31,7 +32,7 @@ const KILL: &[&str] = &["kill", "--signal=KILL", "--kill-whom=main"];
 
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 14] = [
     ("the units come up by themselves", units_come_up),
     ("the daemon's sandbox lacks CAP_SYS_ADMIN", sandbox_is_there),
     ("an image is built and an instance launched", launches),
@@ -41,6 +42,7 @@ const CHECKS: [Check; 13] = [
     ("a killed daemon comes back and leaves it running", || survives(DAEMON, KILL)),
     ("a restart of the spawn process leaves it running", || survives(SPAWN, &["restart"])),
     ("a killed spawn process comes back and leaves it running", || survives(SPAWN, KILL)),
+    ("a restart of the daemon is an upgrade of the spawn process", upgrades),
     ("the socket starts a daemon that was ended", socket_starts),
     ("it stops and starts again", stops_and_starts),
     ("Debian boots to running", debian_runs),
@@ -124,6 +126,24 @@ fn survives(unit: &str, how: &[&str]) -> Result<()> {
     client(&["admin", "waitready", "--timeout", "60"])?;
     let now = beginning()?;
     if init == now { Ok(()) } else { Err(format!("its init began at {init}, now at {now}")) }
+}
+
+/// Another program in the place of the keepers': a restart of the daemon has the very same processes go on in it.
+fn upgrades() -> Result<()> {
+    let installed = systemd::installed(KEEPER);
+    let mut program = fs::read(&installed).map_err(|e| e.to_string())?;
+    // Works like the former, and is none.
+    program.push(0);
+    let new = installed.with_extension("new");
+    let put = fs::write(&new, &program)
+        .and_then(|()| fs::set_permissions(&new, fs::Permissions::from_mode(0o755)))
+        .and_then(|()| fs::rename(&new, &installed));
+    put.map_err(|e| format!("replace {}: {e}", installed.display()))?;
+    let (process, length) = (main_pid(SPAWN)?, program.len() as u64);
+    survives(DAEMON, &["restart"])?;
+    let runs = |pid: u32| fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|file| file.len() == length);
+    within(Duration::from_secs(60), "the spawn process runs its former program", || runs(process))?;
+    if main_pid(SPAWN)? == process { Ok(()) } else { Err("another spawn process took its place".to_owned()) }
 }
 
 /// When the instance's init began, in ticks after the boot (proc_pid_stat(5), field 22).
