@@ -92,8 +92,9 @@ async fn run(options: Options) -> Result<(), String> {
     let mut ends = Ends::take().map_err(|e| format!("take signals: {e}"))?;
     crash::ready();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut serving = Box::pin(server::serve(listener, app));
     let stop_instances = tokio::select! {
-        () = server::serve(listener, app) => false,
+        () = &mut serving => false,
         () = ends.told() => false,
         () = shutdown.notified() => true,
     };
@@ -102,7 +103,15 @@ async fn run(options: Options) -> Result<(), String> {
         tracing::info!("stopping all instances, then ending");
         daemon.engine.halt().await;
     }
-    // What was told is on the disk before the end.
+    // What was told is on the disk before the end; most of it gets there while clients are still answered.
+    if !stop_instances {
+        tokio::select! {
+            () = &mut serving => {}
+            flushed = daemon.engine.flush() => drop(flushed),
+        }
+    }
+    // Nobody is taken on any more who would not be answered.
+    drop(serving);
     crash::moment("before", "flush");
     let flushed = daemon.engine.flush().await;
     crash::moment("after", "flush");
