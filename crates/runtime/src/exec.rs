@@ -164,7 +164,7 @@ fn stage(proof: SingleThread, v1_groups: &[PathBuf], socket: &OwnedFd) -> Result
 
     raise_rlimits(&spec.confinement);
     let namespaces = match spec.namespaces {
-        0 => Namespaces::all().difference(Namespaces::TIME),
+        0 => Namespaces::all(),
         some => Namespaces::from_bits_truncate(some),
     };
     kernel::process::enter(proof, init.as_fd(), namespaces).map_err(failed("setns", &format!("{namespaces:?}")))?;

@@ -107,6 +107,30 @@ record! {
 }
 
 record! {
+    /// A namespace that exists already, for init to live in.
+    pub struct Join {
+        /// Its kind: one bit, as in `clone(2)`.
+        1 => kind: u64,
+        /// A process that is in it; 0 where there is a path instead.
+        2 => pid: u32,
+        /// Start time of that process in clock ticks, as in `/proc/PID/stat`.
+        3 => start: u64,
+        /// A file that the namespace is pinned at.
+        4 => path: String,
+    }
+}
+
+record! {
+    /// Clocks of a guest's own; only with a new time namespace.
+    pub struct Clocks {
+        /// Both clocks begin at 0 when the guest is made; else they are the host's and `offset_s` more.
+        1 => from_zero: bool,
+        /// Seconds.
+        2 => offset_s: i64,
+    }
+}
+
+record! {
     /// Everything that a keeper must know to make one guest.
     pub struct LaunchSpec {
         /// The boot, as `<instance>.<generation>`.
@@ -147,6 +171,15 @@ record! {
         18 => max_user_namespaces: u32,
         /// Fails on purpose at the launcher's stage of this name (crash tests).
         19 => fail_at: String,
+        /// Namespaces that init does not get new but enters.
+        20 => joins: Vec<Join>,
+        /// Bit set of the namespaces that do not belong to the guest's user namespace: what is mounted for them is
+        /// mounted before the lock, by the stage.
+        21 => foreign: u64,
+        /// Clocks, with a new time namespace.
+        22 => clocks: Option<Clocks>,
+        /// Units of systemd that cannot work with shared namespaces and are masked for this boot.
+        23 => masked_units: Vec<String>,
     }
 }
 
@@ -519,6 +552,19 @@ messages! {
         12 => Attach(Session),
         /// Send the descriptors that come with `Prepared` again.
         13 => Sockets(Nothing),
+        /// Make init in namespaces that are shared. A kind of its own, so that a keeper of a release before it refuses it:
+        /// as `Prepare` it would skip what it does not know and give the guest the host's namespaces.
+        14 => PrepareShared(LaunchSpec),
+    }
+}
+
+impl KeepRequest {
+    /// The request to make this guest's init.
+    pub fn prepare(spec: LaunchSpec) -> KeepRequest {
+        match spec.joins.is_empty() && spec.foreign == 0 {
+            true => KeepRequest::Prepare(spec),
+            false => KeepRequest::PrepareShared(spec),
+        }
     }
 }
 

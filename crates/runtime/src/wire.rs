@@ -24,7 +24,7 @@ macro_rules! integer {
         }
     )*};
 }
-integer!(u16, u32, u64, i32);
+integer!(u16, u32, u64, i32, i64);
 
 impl Field for u8 {
     fn put(&self, out: &mut Vec<u8>) {

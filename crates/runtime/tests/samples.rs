@@ -62,6 +62,17 @@ fn messages_of_release_0_1_are_read_and_still_written_so() {
 }
 
 #[test]
+fn a_guest_in_shared_namespaces_is_not_asked_of_a_keeper_that_would_give_it_the_hosts() {
+    let kind = |spec| KeepRequest::prepare(spec).encode().0;
+    assert_eq!(kind(LaunchSpec::default()), 1);
+    let clocks = Some(Clocks { from_zero: true, offset_s: 0 });
+    assert_eq!(kind(LaunchSpec { clocks, ..LaunchSpec::default() }), 1, "clocks may be skipped");
+    // Release 0.1 ends at 13 and answers to 14 that it does not know it.
+    assert_eq!(kind(LaunchSpec { joins: vec![Join::default()], ..LaunchSpec::default() }), 14);
+    assert_eq!(kind(LaunchSpec { foreign: 0x4000_0000, ..LaunchSpec::default() }), 14);
+}
+
+#[test]
 fn a_message_of_a_newer_release_is_known_to_be_unknown() {
     assert_eq!(KeepRequest::decode(250, &[]), None);
     // A field that this release does not know is skipped.

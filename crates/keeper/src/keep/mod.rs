@@ -86,6 +86,8 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
         return Ok(());
     }
     let directory = PathBuf::from(&spec.directory);
+    // An init in shared namespaces is made by a process that goes away: it becomes ours then.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let guest = if spec.adopt_pid > 0 { Guest::adopt(proof, &spec)? } else { Guest::new()? };
     let place = Place {
         payload: PathBuf::from(&spec.group),

@@ -47,7 +47,9 @@ impl Keep {
     fn obey(&mut self, sequence: u32, request: KeepRequest, fds: Vec<OwnedFd>) -> Result<Option<KeepEvent>, Failure> {
         let done = Ok(Some(KeepEvent::Done(Nothing {})));
         match request {
-            KeepRequest::Prepare(spec) => self.prepare(sequence, &spec).map(|()| None),
+            KeepRequest::Prepare(spec) | KeepRequest::PrepareShared(spec) => {
+                self.prepare(sequence, &spec).map(|()| None)
+            }
             KeepRequest::Start(_) => {
                 self.launch_sequence = sequence;
                 self.guest.start().map(|()| {

@@ -287,7 +287,7 @@ impl Keeper {
 
     /// Makes the guest and lets it go; its init's pid.
     pub fn boot(&mut self, spec: LaunchSpec) -> u32 {
-        self.ask(KeepRequest::Prepare(spec));
+        self.ask(KeepRequest::prepare(spec));
         let pid = self.expect("prepared", |e| match e {
             KeepEvent::Prepared(prepared) => Some(prepared.pid),
             _ => None,

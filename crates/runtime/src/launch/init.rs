@@ -41,8 +41,9 @@ fn prepare(
     go: &OwnedFd,
     sync: &OwnedFd,
 ) -> Result<bool, Failure> {
+    let own = Namespaces::from_bits_truncate(spec.namespaces);
     // After the clone into the cgroup, so that the group itself is this namespace's root.
-    kernel::process::unshare(proof, Namespaces::CGROUP).map_err(failed("unshare(cgroup)", ""))?;
+    kernel::process::unshare(proof, own & Namespaces::CGROUP).map_err(failed("unshare(cgroup)", ""))?;
     rustix::process::setsid().map_err(failed("setsid", ""))?;
     checkpoint(spec, "init")?;
     rustix::io::write(sync, b"c").map_err(failed("write", "stage"))?;
@@ -64,7 +65,7 @@ fn prepare(
         .map_err(failed("open", "/"))?;
     if !spec.strict {
         tree::harden_proc(root.as_fd())?;
-        let console = tree::children(root.as_fd(), 0)?;
+        let console = tree::children(root.as_fd(), 0, Namespaces::from_bits_truncate(spec.foreign))?;
         report::console(report.as_fd(), console.as_fd()).map_err(failed("sendmsg", "console"))?;
     }
     furnish(spec, root.as_fd())?;
@@ -94,14 +95,18 @@ fn told(by: &OwnedFd) -> bool {
 
 /// Host name, files of the first boot, bounds of the guest's user namespace.
 fn furnish(spec: &LaunchSpec, root: BorrowedFd<'_>) -> Result<(), Failure> {
-    if Namespaces::from_bits_truncate(spec.namespaces).contains(Namespaces::UTS) {
+    let own = Namespaces::from_bits_truncate(spec.namespaces);
+    if own.contains(Namespaces::UTS) {
         rustix::system::sethostname(spec.hostname.as_bytes()).map_err(failed("sethostname", &spec.hostname))?;
     }
-    if spec.max_user_namespaces > 0 {
+    if spec.max_user_namespaces > 0 && own.contains(Namespaces::USER) {
         let path = "/proc/sys/user/max_user_namespaces";
         let fd =
             rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open", path))?;
         rustix::io::write(fd, spec.max_user_namespaces.to_string().as_bytes()).map_err(failed("write", path))?;
+    }
+    for unit in &spec.masked_units {
+        mask(root, unit).map_err(failed("mask", unit))?;
     }
     for file in &spec.files {
         match write_file(root, file) {
@@ -111,6 +116,21 @@ fn furnish(spec: &LaunchSpec, root: BorrowedFd<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Masks a unit of systemd for as long as this `/run` lives, as `systemctl mask --runtime` does (systemd.unit(5)).
+fn mask(root: BorrowedFd<'_>, unit: &str) -> kernel::Result<()> {
+    for directory in ["run/systemd", "run/systemd/system"] {
+        match rustix::fs::mkdirat(root, directory, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // Its `/run` leads elsewhere: no systemd that we know.
+            Err(_) => return Ok(()),
+        }
+    }
+    match rustix::fs::symlinkat("/dev/null", root, format!("run/systemd/system/{unit}")) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn write_file(root: BorrowedFd<'_>, file: &File) -> kernel::Result<()> {

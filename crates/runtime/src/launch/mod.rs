@@ -15,8 +15,10 @@
 //! The order is the boundary: a mount made inside the guest's own user namespace could be undone by the guest's root.
 //! Whoever dies, the others see their socket close and end: nothing is left behind before the exec.
 
+mod clocks;
 mod confine;
 mod init;
+mod join;
 mod overlay;
 mod report;
 pub mod root;

@@ -7,7 +7,7 @@ use kernel::process::{Clone, Namespaces, Side, SingleThread};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::{init, report, root, tree};
+use super::{clocks, init, join, report, root, tree};
 use crate::protocol::{Failure, LaunchSpec};
 
 /// Namespaces that init makes itself, once its cgroup and its tree are in place.
@@ -47,12 +47,23 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     // New inodes shall be the guest root's, with our capabilities kept: overlay's work directory, /dev, /dev/mqueue.
     root::own_new_inodes(spec.id_base)?;
 
-    checkpoint(spec, "clone")?;
-    let init = make_init(proof, spec, report, go)?;
-    write_maps(spec, init.pid)?;
+    let shared = join::open(&spec.joins)?;
+    let joined_user = join::user_namespace(&spec.joins)?;
+    if let Some(clocks) = &spec.clocks {
+        clocks::make(proof, clocks)?;
+    }
 
+    checkpoint(spec, "clone")?;
+    let init = make_init(proof, spec, &shared, report, go)?;
     // Idmapped by the guest's own user namespace: no other holder of it is needed.
-    let user = open_namespace(init.pid, "user")?;
+    let user = match joined_user {
+        // Whoever made it has written its maps.
+        Some(user) => user,
+        None => {
+            write_maps(spec, init.pid)?;
+            open_namespace(init.pid, "user")?
+        }
+    };
     let lock = root::Lock::open(&spec.root)?.take(proof)?;
     let root = root::mount(&spec.root, &spec.scratch, &user)?;
     checkpoint(spec, "root")?;
@@ -99,13 +110,25 @@ impl Waiting {
     }
 }
 
-fn make_init(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd) -> Result<Waiting, Failure> {
+fn make_init(
+    proof: SingleThread,
+    spec: &LaunchSpec,
+    shared: &[join::Shared],
+    report: &OwnedFd,
+    go: &OwnedFd,
+) -> Result<Waiting, Failure> {
     let (sync, init_sync) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(failed("socketpair", ""))?;
     let group_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let group = rustix::fs::open(&*spec.group, group_flags, Mode::empty()).map_err(failed("open", &spec.group))?;
-    let namespaces = Namespaces::from_bits_truncate(spec.namespaces).difference(BY_INIT);
+    // The stage has made the time namespace, if any.
+    let namespaces = Namespaces::from_bits_truncate(spec.namespaces).difference(BY_INIT.union(Namespaces::TIME));
+    if !shared.is_empty() {
+        let init = || init::run(proof, spec, report, go, &init_sync);
+        let (pid, pidfd) = join::make(proof, shared, namespaces, group.as_fd(), report, init)?;
+        return Ok(Waiting { pid, pidfd, sync });
+    }
     let clone = Clone { namespaces, as_sibling: true, into_cgroup: Some(group.as_fd()) };
     match clone.clone3(proof).map_err(failed("clone3", &format!("{namespaces:?}")))? {
         Side::Child => {
@@ -161,8 +184,11 @@ fn mounts(
     tree::proc(proof, root, pid_namespace, spec.proc_by_descriptor, spec.strict)?;
     tree::sys(root, spec.sys_writable)?;
     tree::dev(root, spec.id_base, &spec.devices)?;
+    let foreign = Namespaces::from_bits_truncate(spec.foreign);
+    // Only the owner of a namespace may mount what shows it, and of these the guest is none.
+    tree::views(root, foreign)?;
     if spec.strict {
-        let console = tree::children(root, spec.id_base)?;
+        let console = tree::children(root, spec.id_base, foreign)?;
         report::console(report.as_fd(), console.as_fd()).map_err(failed("sendmsg", "console"))?;
         tree::masks(root, null)?;
     }

@@ -152,12 +152,24 @@ pub(super) fn dev(root: BorrowedFd<'_>, owner: u32, nodes: &[Node]) -> Result<()
     attach(root, "dev", &dev)
 }
 
+/// The file systems that show a namespace of the process that mounts them: groups and message queues.
+pub(super) fn views(root: BorrowedFd<'_>, of: Namespaces) -> Result<(), Failure> {
+    if of.contains(Namespaces::CGROUP) {
+        attach(root, "sys/fs/cgroup", &filesystem("cgroup2", &[], HARDENED)?)?;
+    }
+    if of.contains(Namespaces::IPC) {
+        attach(root, "dev/mqueue", &filesystem("mqueue", &[], HARDENED)?)?;
+    }
+    Ok(())
+}
+
 /// The mounts below the big four, and the guest's console, whose master is returned.
 ///
 /// In lean mode init makes them itself after the lock (`owner` 0); in strict mode the stage does, before it. `owner` is
 /// what the guest's root is called by the caller, since devpts and tmpfs take ids of the mounter's user namespace.
-pub(super) fn children(root: BorrowedFd<'_>, owner: u32) -> Result<OwnedFd, Failure> {
-    attach(root, "sys/fs/cgroup", &filesystem("cgroup2", &[], HARDENED)?)?;
+/// `foreign`: namespaces whose views the stage has mounted already.
+pub(super) fn children(root: BorrowedFd<'_>, owner: u32, foreign: Namespaces) -> Result<OwnedFd, Failure> {
+    views(root, (Namespaces::CGROUP | Namespaces::IPC).difference(foreign))?;
     // Already "mounted" for the guest's units of the same name, which would fail on a foreign sysfs.
     for path in ["sys/kernel/debug", "sys/kernel/tracing", "sys/kernel/config", "sys/fs/fuse/connections"] {
         if let Ok(target) = open_target(root, path) {
@@ -172,7 +184,6 @@ pub(super) fn children(root: BorrowedFd<'_>, owner: u32) -> Result<OwnedFd, Fail
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let shm = [("mode", "1777"), ("uid", &*id), ("gid", &*id)];
     attach(root, "dev/shm", &filesystem("tmpfs", &shm, plain)?)?;
-    attach(root, "dev/mqueue", &filesystem("mqueue", &[], HARDENED)?)?;
     let run = [("mode", "755"), ("size", "20%"), ("uid", &*id), ("gid", &*id)];
     // A guest whose /run is a link gets its files on the root file system.
     if !matches!(open_target(root, "run"), Err(Errno::LOOP)) {

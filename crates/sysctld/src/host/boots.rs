@@ -462,7 +462,7 @@ impl Boots {
         };
         let launch = launch::spec(boot, layout, spec, fresh, &self.facts, &self.groups, &self.scratch);
         // Answered once init exists; its mounts go on while its links are made.
-        keeper.ask(&KeepRequest::Prepare(launch), &[]).await.map(drop)
+        keeper.ask(&KeepRequest::prepare(launch), &[]).await.map(drop)
     }
 
     /// Lets a prepared init run.

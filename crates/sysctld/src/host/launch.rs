@@ -52,6 +52,10 @@ pub(crate) fn spec(
             .collect(),
         max_user_namespaces: sandbox.max_user_namespaces,
         fail_at: std::env::var("SYSCTL_FAIL_LAUNCH").unwrap_or_default(),
+        joins: Vec::new(),
+        foreign: 0,
+        clocks: None,
+        masked_units: Vec::new(),
     }
 }
 
