@@ -6,6 +6,7 @@ use model::limits::{CpuAllowance, CpuSelection, Memory, parse_cpu_list};
 use model::{Bytes, Limits, MountMode, Seccomp};
 
 use crate::devices::{self, DeviceKind, NicChoice, RootChoice};
+use crate::grain::{self, GrainChoice};
 use crate::keys::{FOREIGN, Kind, describe_kind, find_key};
 use crate::written::{Expanded, Map, Written};
 use crate::{INSTANCE_KEYS, Invalid};
@@ -34,6 +35,8 @@ pub struct InstanceConfig {
     pub limits: Limits,
     /// Isolation.
     pub sandbox: SandboxChoice,
+    /// Namespaces.
+    pub grain: GrainChoice,
     /// Environment of init and of exec'd programs.
     pub environment: Vec<(String, String)>,
     /// Root disk.
@@ -50,6 +53,7 @@ pub fn parse_instance(expanded: &Expanded) -> Result<InstanceConfig, Invalid> {
     Ok(InstanceConfig {
         limits: limits(config)?,
         sandbox: sandbox(config)?,
+        grain: grain::parse(config)?,
         environment: environment(config),
         root,
         nics,
@@ -80,6 +84,9 @@ fn check(key: &str, value: &str) -> Result<(), Invalid> {
             Kind::Cpus => cpus(value).is_some(),
             Kind::Allowance => allowance(value).is_some(),
             Kind::Capabilities => capabilities(value).is_some(),
+            Kind::Share => grain::share(value).is_some(),
+            Kind::Preset => grain::preset(value).is_some(),
+            Kind::Offset => grain::clocks(value).is_some(),
             Kind::Text => true,
         };
     if !fine {

@@ -17,6 +17,12 @@ pub enum Kind {
     Allowance,
     /// Changes to the set of kept capabilities, like `+sys_time,-net_raw`.
     Capabilities,
+    /// Whose namespace of a kind: `private`, `host`, `instance:NAME`, `path:FILE`.
+    Share,
+    /// A set of such choices by name.
+    Preset,
+    /// Seconds to add to the host's clocks, or `auto`.
+    Offset,
     /// Any text without control characters except line breaks and tabs.
     Text,
 }
@@ -51,6 +57,18 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, live: Live, 
     Key { name, kind, default, live, doc, extension: "" }
 }
 
+/// A key that an extension of the API brought.
+const fn key_of(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    live: Live,
+    doc: &'static str,
+    extension: &'static str,
+) -> Key {
+    Key { name, kind, default, live, doc, extension }
+}
+
 /// All keys of instances and profiles.
 pub const INSTANCE_KEYS: &[Key] = &[
     key(
@@ -80,6 +98,79 @@ pub const INSTANCE_KEYS: &[Key] = &[
     ),
     key("limits.memory.swap", Kind::Bool, "as the host has it", Live::Now, "Whether its memory may be swapped out."),
     key("limits.processes", Kind::Integer(1, 4_194_304), "16384", Live::Now, "Most processes and threads."),
+    key_of(
+        "namespaces.cgroup",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose view of the control groups it has.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.ipc",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose System V objects and message queues it sees.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.join.policy",
+        Kind::OneOf(&["require", "stop-with", "detach"]),
+        "require",
+        Live::Restart,
+        "When an instance whose namespaces it shares is to stop: refuse that, stop with it, or keep the namespaces alive.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.mnt",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose mounts it has; only its own, as the root file system is what an instance is.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.net",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose network it uses: links, addresses, routes, firewall.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.pid",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose processes it sees; with others than its own init is not process 1.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.preset",
+        Kind::Preset,
+        "full",
+        Live::Restart,
+        "Several choices at once: the network of the host, all that a sidecar shares, or fewer objects; single keys win over it.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.time",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose clocks it reads: with its own, uptime is how long it has been up.",
+        "sysctl_namespaces",
+    ),
+    key_of(
+        "namespaces.user",
+        Kind::Share,
+        "private",
+        Live::Restart,
+        "Whose users and ids it has; sharing them shares the rights over all else that is shared.",
+        "sysctl_namespaces",
+    ),
+    key_of("namespaces.uts", Kind::Share, "private", Live::Restart, "Whose host name it has.", "sysctl_namespaces"),
     key(
         "security.caps",
         Kind::Capabilities,
@@ -122,6 +213,14 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Live::Restart,
         "Which system calls are refused: those that reach the host's kernel as a whole, or none.",
     ),
+    key_of(
+        "time.offset.boottime",
+        Kind::Offset,
+        "auto",
+        Live::Restart,
+        "What its clocks show: how long it has been up, or the host's clocks and so many seconds more.",
+        "sysctl_namespaces",
+    ),
     key("user.*", Kind::Text, "", Live::Now, "Yours: kept and told, never looked at."),
     key("volatile.*", Kind::Text, "", Live::Now, "Written by the daemon; accepted back unchanged."),
 ];
@@ -144,6 +243,9 @@ pub fn describe_kind(kind: Kind) -> String {
         Kind::Cpus => "a number of CPUs like 2, or their ids like 0-1,3 (one alone: 3-3)".into(),
         Kind::Allowance => "a share like 50%, or a quota in a period like 25ms/100ms".into(),
         Kind::Capabilities => "capabilities with + or - before each, like +sys_time,-net_raw".into(),
+        Kind::Share => crate::grain::SHARE.into(),
+        Kind::Preset => crate::grain::PRESET.into(),
+        Kind::Offset => crate::grain::OFFSET.into(),
         Kind::Text => "text without control characters".into(),
     }
 }

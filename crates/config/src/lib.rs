@@ -3,11 +3,13 @@
 //! It does no input or output and does not know who uses a key.
 
 mod devices;
+mod grain;
 mod instance;
 mod keys;
 mod written;
 
 pub use devices::{DeviceKind, NicChoice, RootChoice};
+pub use grain::{GrainChoice, JoinPolicy, ShareChoice};
 pub use instance::{InstanceConfig, SandboxChoice, check_profile, parse_instance};
 pub use keys::{INSTANCE_KEYS, Key, Kind, Live, describe_kind, find_key};
 pub use written::{Expanded, Map, Maps, Written, expand};

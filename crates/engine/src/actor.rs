@@ -21,6 +21,7 @@ use crate::mailbox::{Mailbox, Posted};
 use crate::operations::{self, NewOperation, Operation, OperationView};
 use crate::pace::{Pace, Reboot};
 use crate::record::{InstanceRecord, Record, Telling, WishState};
+use crate::sharing::FOLLOW_TIMEOUT_S;
 use crate::telling::telling_of_end;
 use crate::unwind::guarded;
 use crate::verbs::{self, Verb};
@@ -122,6 +123,7 @@ pub(crate) struct Instance {
     pub(crate) given_up: AtomicU32,
     /// Somebody waits to have it look again.
     looks_again: AtomicBool,
+    changed: watch::Sender<()>,
 }
 
 impl Instance {
@@ -129,7 +131,8 @@ impl Instance {
         let view = InstanceView { record, observed: Observed::default(), version: 1 };
         let (id, view) = (view.record.id, RwLock::new(Arc::new(view)));
         let (given_up, looks_again) = (AtomicU32::new(0), AtomicBool::new(false));
-        Arc::new(Instance { id, mailbox: Mailbox::new(), view, pace: Pace::default(), given_up, looks_again })
+        let (mailbox, pace, changed) = (Mailbox::new(), Pace::default(), watch::channel(()).0);
+        Arc::new(Instance { id, mailbox, view, pace, given_up, looks_again, changed })
     }
 
     /// As it is now.
@@ -143,6 +146,13 @@ impl Instance {
         change(&mut view);
         view.version += 1;
         *slot = Arc::new(view);
+        drop(slot);
+        self.changed.send_replace(());
+    }
+
+    /// Tells when it is shown in another way.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Hands it a command.
@@ -266,6 +276,13 @@ impl Worker<'_> {
                 return;
             }
         };
+        let ends = matches!(verb, Verb::Stop(_) | Verb::Restart(_));
+        if matches!(verb, Verb::Stop(_))
+            && let Err(error) = self.shared.stop_sharers(&before).await
+        {
+            let _ = accepted.send(Err(error));
+            return;
+        }
         let new = NewOperation::on_instance(before.project.as_str(), verb.description(), before.name.as_str());
         let operation = self.shared.operations.start(new);
         let mut after = InstanceRecord { operation: Some(operation.id()), ..after };
@@ -287,6 +304,9 @@ impl Worker<'_> {
         let refusal = result.as_ref().err().cloned();
         self.finish(Some(&operation), result, &had);
         refuse(accepted, refusal);
+        if ends {
+            self.shared.wake_sharers(&self.record());
+        }
     }
 
     /// The record with the verb's wish, everything checked and given out.
@@ -297,12 +317,14 @@ impl Worker<'_> {
             return Err(Error::Stale { wanted: wanted.trim_matches('"').to_owned(), found });
         }
         let (mut wish, newest_boot) = verbs::next(before, verb)?;
+        self.shared.check_sharing(before, verb, &wish)?;
         if matches!(verb, Verb::Update(_) | Verb::Patch(_)) {
             self.shared.regrant(before, &mut wish)?;
         }
         let mut after = before.clone();
         if matches!(verb, Verb::Start | Verb::Restart(_)) {
             after.last_used_ms = clock::now_ms();
+            after.joined = self.shared.boots_of_owners(&self.shared.wish(before)?);
         }
         after.previous = Some(Box::new(before.wish.clone()));
         after.wish = wish;
@@ -432,6 +454,9 @@ impl Worker<'_> {
                 }
                 continue;
             }
+            if matches!(step, Step::Spawn { .. }) {
+                self.join_owners(wish, gate.is_none()).await?;
+            }
             // Who was told to die cannot be told to live, even if the wait for the death has no end.
             progress.discarded |= matches!(step, Step::Kill { .. });
             self.apply(step).await?;
@@ -540,10 +565,14 @@ impl Worker<'_> {
                 return;
             }
         }
-        if !self.settle().await {
+        let settled = self.settle().await;
+        let now = self.record();
+        if now.wish.power != record.wish.power {
+            self.shared.wake_sharers(&now);
+        }
+        if !settled {
             return;
         }
-        let now = self.record();
         // It was to run before the daemon or the host went down.
         let started = !ran && now.telling.is_empty() && self.instance.view().pid().is_some();
         if started {
@@ -594,6 +623,7 @@ impl Worker<'_> {
 
     /// Ends the guest, and remembers that it is to run again.
     async fn halt(&self) {
+        self.wait_for_sharers().await;
         let mut record = self.record();
         if record.wish.power.boot().is_some() {
             record.newest_boot = record.newest_boot.next();
@@ -607,18 +637,24 @@ impl Worker<'_> {
         self.settle().await;
     }
 
-    /// The guest's own end changes the wish, which is committed before anything follows from it.
+    /// The guest's own end, or that of whom it shares with, changes the wish, which is committed before anything follows from it.
     async fn react(&self, record: &InstanceRecord, observed: &Observed) -> Result<()> {
         let Ok(wish) = self.shared.wish(record) else { return Ok(()) };
-        let Some((next, end)) = plan::react(&wish, observed, record.newest_boot) else { return Ok(()) };
+        let own = plan::react(&wish, observed, record.newest_boot);
+        let own = own.map(|(next, end)| (next.power, next.stop, telling_of_end(end)));
+        let follow = || {
+            let (power, telling) = self.shared.follow(&self.instance.view())?;
+            Some((power, StopKind::Clean { timeout_s: FOLLOW_TIMEOUT_S }, telling))
+        };
+        let Some((power, stop, telling)) = own.or_else(follow) else { return Ok(()) };
         let mut after = record.clone();
-        after.wish.power = next.power;
-        after.wish.stop = next.stop;
-        after.newest_boot = next.power.boot().map_or(after.newest_boot, |boot: BootGen| boot.max(after.newest_boot));
-        if next.power == Power::Off && after.wish.ephemeral {
+        after.wish.power = power;
+        after.wish.stop = stop;
+        after.newest_boot = power.boot().map_or(after.newest_boot, |boot: BootGen| boot.max(after.newest_boot));
+        if power == Power::Off && after.wish.ephemeral {
             after.wish.exists = false;
         }
-        after.telling.push(telling_of_end(end));
+        after.telling.push(telling);
         self.shared.submit_and_wait(store::Class::Settled, vec![after.put()]).await?;
         self.set_record(&after);
         Ok(())

@@ -137,11 +137,26 @@ impl Catalog {
         Ok(config::expand(layers, own))
     }
 
+    /// Whether a definition says anything about namespaces, itself or by a profile.
+    pub(crate) fn names_namespaces(&self, record: &InstanceRecord) -> bool {
+        let does = |written: &Written| written.config.keys().any(|key| key.starts_with("namespaces."));
+        let of_profiles = |name| self.profile(&record.project, name).is_ok_and(|profile| does(&profile.written));
+        does(&record.wish.written) || record.wish.profiles.iter().any(of_profiles)
+    }
+
     /// A definition, typed and checked against what exists.
     pub(crate) fn config(&self, project: &ProjectName, wish: &WishState) -> Result<InstanceConfig> {
-        let config = config::parse_instance(&self.expand(project, &wish.profiles, &wish.written)?)?;
+        let mut config = config::parse_instance(&self.expand(project, &wish.profiles, &wish.written)?)?;
         if !self.pools.contains_key(&config.root.pool) {
             return Err(Error::NotFound(format!("Storage pool {} not found", config.root.pool)));
+        }
+        if let Some(reason) = plan::refuse_nics(&config.grain) {
+            let own = |device: &config::Map| device.get("type").is_some_and(|kind| kind == "nic");
+            if let Some((name, _)) = wish.written.devices.iter().find(|(_, device)| own(device)) {
+                return Err(Error::Invalid(format!("Invalid config: {name}: {reason}")));
+            }
+            // Those of its profiles are for instances with a network of their own.
+            config.nics.clear();
         }
         for nic in &config.nics {
             self.network(&nic.network)?;
@@ -154,8 +169,14 @@ impl Catalog {
     }
 
     /// What the loop works towards for an instance.
-    pub(crate) fn wish(&self, record: &InstanceRecord, wish: &WishState, facts: &HostFacts) -> Result<Wish> {
-        let config = self.config(&record.project, wish)?;
+    pub(crate) fn wish(
+        &self,
+        record: &InstanceRecord,
+        config: InstanceConfig,
+        grain: plan::Grain,
+        facts: &HostFacts,
+    ) -> Result<Wish> {
+        let wish = &record.wish;
         Ok(Wish {
             id: record.id,
             exists: wish.exists,
@@ -166,7 +187,7 @@ impl Catalog {
             spec: InstanceSpec {
                 name: record.name.clone(),
                 pool: record.pool.clone(),
-                sandbox: plan::sandbox(&config.sandbox, wish.ids, facts),
+                sandbox: plan::sandbox(&config.sandbox, grain, facts),
                 limits: config.limits.clone(),
                 nics: self.nics(&config, wish)?,
                 first_boot: first_boot(record),

@@ -36,11 +36,24 @@ impl Engine {
         let mut failed = Vec::new();
         // What an earlier end began goes on first, so that nothing is asked for twice.
         let _ = tokio::time::timeout(UNDER_WAY, self.rest()).await;
-        // All at once: each waits for its own guest.
-        let instances: Vec<_> =
-            self.instances().into_iter().map(|view| tokio::spawn(self.clone().remove(view))).collect();
-        for instance in instances {
-            failed.extend(instance.await.unwrap_or_else(|error| Err(error.to_string())).err());
+        // Those whose namespaces others share come after these; the longest chain bounds the rounds.
+        let mut rest = self.instances();
+        while !rest.is_empty() {
+            let (later, now): (Vec<_>, Vec<_>) = rest.into_iter().partition(|view| self.shared.is_shared(&view.record));
+            // All at once: each waits for its own guest.
+            let removals: Vec<_> = now.into_iter().map(|view| tokio::spawn(self.clone().remove(view))).collect();
+            let mut removed = 0;
+            for removal in removals {
+                let result = removal.await.unwrap_or_else(|error| Err(error.to_string()));
+                removed += usize::from(result.is_ok());
+                failed.extend(result.err());
+            }
+            rest = later;
+            if removed == 0 {
+                failed.extend(
+                    rest.drain(..).map(|view| format!("instance {}: others share its namespaces", view.record.name)),
+                );
+            }
         }
         for image in self.images() {
             let fingerprint = image.facts.fingerprint.to_string();

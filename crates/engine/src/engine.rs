@@ -20,6 +20,7 @@ use crate::events::{Events, Numbers};
 use crate::grants::grant_nics;
 use crate::host::Host;
 use crate::images::Images;
+use crate::instances::Instances;
 use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 use crate::record::{InstanceRecord, WishState};
 use crate::verbs::{NewInstance, Verb};
@@ -70,12 +71,6 @@ pub(crate) struct Shared {
     pub(crate) profiles_version: std::sync::atomic::AtomicU64,
 }
 
-#[derive(Default)]
-struct Instances {
-    by_id: BTreeMap<InstanceId, Arc<Instance>>,
-    by_name: BTreeMap<(ProjectName, InstanceName), InstanceId>,
-}
-
 impl Shared {
     pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
@@ -85,11 +80,12 @@ impl Shared {
         self.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn instances(&self) -> RwLockReadGuard<'_, Instances> {
+    /// To be had after the catalogue, where both are needed.
+    pub(crate) fn instances(&self) -> RwLockReadGuard<'_, Instances> {
         self.instances.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn instances_mut(&self) -> RwLockWriteGuard<'_, Instances> {
+    pub(crate) fn instances_mut(&self) -> RwLockWriteGuard<'_, Instances> {
         self.instances.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,26 +103,19 @@ impl Shared {
 
     /// What the loop works towards for a record.
     pub(crate) fn wish(&self, record: &InstanceRecord) -> Result<Wish> {
-        let mut wish = self.catalog().wish(record, &record.wish, self.host.facts())?;
+        let mut wish = self.wish_of(record)?;
         if self.halting.load(Ordering::Acquire) {
             wish.power = Power::Off;
         }
         Ok(wish)
     }
 
-    /// One instance as it is now.
-    pub(crate) fn view_of(&self, id: InstanceId) -> Option<Arc<InstanceView>> {
-        self.instances().by_id.get(&id).map(|instance| instance.view())
-    }
-
-    /// Whether there is such an instance, or one is being made.
-    pub(crate) fn knows(&self, id: InstanceId) -> bool {
-        self.instances().by_id.contains_key(&id)
-    }
-
-    /// Does something with every instance.
-    pub(crate) fn for_all(&self, act: impl FnMut(&Arc<Instance>)) {
-        self.instances().by_id.values().for_each(act);
+    /// The same, whether the daemon is ending or not.
+    fn wish_of(&self, record: &InstanceRecord) -> Result<Wish> {
+        let catalog = self.catalog();
+        let config = catalog.config(&record.project, &record.wish)?;
+        let grain = crate::sharing::grain(&catalog, &self.instances(), self.host.facts(), record, &config)?;
+        catalog.wish(record, config, grain, self.host.facts())
     }
 
     /// Why nobody answers, told once what was begun is taken back.
@@ -151,57 +140,9 @@ impl Shared {
         }
     }
 
-    /// An instance is gone.
-    pub(crate) fn forget(&self, had: &[WishState], record: &InstanceRecord) {
-        let mut instances = self.instances_mut();
-        instances.by_id.remove(&record.id);
-        let name = (record.project.clone(), record.name.clone());
-        // Somebody else may have been faster with the name.
-        if instances.by_name.get(&name) == Some(&record.id) {
-            instances.by_name.remove(&name);
-        }
-        drop(instances);
-        let mut catalog = self.catalog_mut();
-        had.iter().for_each(|wish| catalog.allocator.forget_wish(wish));
-        catalog.allocator.forget(record);
-    }
-
-    /// Whether an instance's root file system is based on a layer.
-    pub(crate) fn is_layer_used(&self, fingerprint: Fingerprint, pool: &model::PoolName) -> bool {
-        self.instances().by_id.values().any(|instance| {
-            let view = instance.view();
-            let wishes = [Some(&view.record.wish), view.record.previous.as_deref()];
-            view.record.pool == *pool
-                && wishes.into_iter().flatten().any(|wish| wish.source == RootSource::Image(fingerprint))
-        })
-    }
-
     /// The operation that an earlier daemon did not live to end.
     pub(crate) fn take_unfinished(&self, id: Uuid) -> Option<Operation> {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
-    }
-
-    /// Names and addresses changed: whoever answers for them is told.
-    pub(crate) fn publish_names(&self) {
-        self.host.names(&self.names());
-    }
-
-    /// Names and addresses of all instances, by network.
-    fn names(&self) -> Vec<crate::host::NameEntry> {
-        let mut names = Vec::new();
-        for instance in self.instances().by_id.values() {
-            let view = instance.view();
-            for grant in view.record.wish.nics.values() {
-                names.push(crate::host::NameEntry {
-                    network: grant.network.clone(),
-                    name: view.record.name.clone(),
-                    mac: grant.mac,
-                    ipv4: grant.ipv4,
-                    ipv6: grant.ipv6,
-                });
-            }
-        }
-        names
     }
 }
 
@@ -518,10 +459,11 @@ impl Engine {
     pub fn plan_verb(&self, project: &ProjectName, name: &str, verb: &Verb) -> Result<Vec<Step>> {
         let view = self.instance(project, name)?;
         let (mut wish, _) = crate::verbs::next(&view.record, verb)?;
+        self.shared.check_sharing(&view.record, verb, &wish)?;
         if matches!(verb, Verb::Update(_) | Verb::Patch(_)) {
             self.shared.regrant(&view.record, &mut wish)?;
         }
-        let planned = self.shared.catalog().wish(&view.record, &wish, self.facts());
+        let planned = self.shared.wish_of(&InstanceRecord { wish: wish.clone(), ..view.record.clone() });
         // What was only given to be told is given back.
         let mut catalog = self.shared.catalog_mut();
         for (device, grant) in &wish.nics {
@@ -575,12 +517,12 @@ impl Engine {
             }
         };
         let architecture = image.as_ref().map_or(self.facts().machine.clone(), |i| i.architecture().to_owned());
-        Ok(InstanceRecord {
+        let mut record = InstanceRecord {
             id,
             project: new.project,
             name,
             architecture,
-            pool: config.root.pool,
+            pool: config.root.pool.clone(),
             created_ms: clock::now_ms(),
             last_used_ms: if new.start { clock::now_ms() } else { 0 },
             // Before it was asked for there was nothing.
@@ -590,7 +532,20 @@ impl Engine {
             newest_boot: boot,
             error: None,
             telling: Vec::new(),
-        })
+            joined: BTreeMap::new(),
+        };
+        let possible = crate::sharing::grain(&catalog, &self.shared.instances(), self.facts(), &record, &config)
+            .and_then(|grain| catalog.wish(&record, config, grain, self.facts()));
+        drop(catalog);
+        let possible = possible.and_then(|wish| {
+            record.joined = self.shared.boots_of_owners(&wish);
+            if new.start { self.shared.check_owners(&wish) } else { Ok(()) }
+        });
+        if let Err(error) = possible {
+            self.shared.catalog_mut().allocator.forget(&record);
+            return Err(error);
+        }
+        Ok(record)
     }
 
     /// A name that is free and easy to say.
@@ -623,6 +578,11 @@ impl Engine {
     /// The isolation of an instance.
     pub fn sandbox(&self, record: &InstanceRecord) -> Result<model::SandboxSpec> {
         Ok(self.shared.wish(record)?.spec.sandbox)
+    }
+
+    /// The name of an instance by its id.
+    pub fn name_of(&self, id: InstanceId) -> Option<InstanceName> {
+        self.shared.name_of(id)
     }
 
     /// The host, for what is no step: streams and figures.

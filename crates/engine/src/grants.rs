@@ -28,7 +28,9 @@ impl Shared {
             let count = if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY };
             wish.ids = catalog.allocator.ids(count)?;
         }
-        match grant_nics(&mut catalog, &config, &wish.nics, before.id) {
+        let facts = self.host.facts();
+        let checked = crate::sharing::check_change(&catalog, &self.instances(), facts, before, wish, &config);
+        match checked.and_then(|()| grant_nics(&mut catalog, &config, &wish.nics, before.id)) {
             Ok(grants) => wish.nics = grants,
             Err(error) => {
                 if wish.ids != before.wish.ids {

@@ -105,6 +105,9 @@ pub struct InstanceRecord {
     /// What is told once the wish is reached, by whichever daemon lives then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub telling: Vec<Telling>,
+    /// Whose namespaces its newest boot lives in, and the boot of theirs that made them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub joined: BTreeMap<InstanceId, BootGen>,
 }
 
 /// A lifecycle event that is yet to be told.

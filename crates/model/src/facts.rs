@@ -59,6 +59,8 @@ pub struct HostFacts {
     pub overlay: OverlayWay,
     /// `/proc` of any pid namespace can be mounted by descriptor (Linux 6.17 and newer).
     pub proc_by_descriptor: bool,
+    /// The kernel has time namespaces.
+    pub time_namespaces: bool,
     /// Pressure stall information is kept per cgroup.
     pub pressure: bool,
     /// Ids of the CPUs that are online.

@@ -21,6 +21,8 @@ pub use limits::{Bytes, CpuAllowance, CpuSelection, Knob, Limits, Memory, Settin
 pub use name::{DeviceName, InstanceName, InvalidName, NetworkName, PoolName, ProfileName, ProjectName};
 pub use net::{Cidr, Mac, NetworkSpec, NicSpec};
 pub use observed::{BootSeen, End, GroupSeen, GuestSeen, NicSeen, Observed};
-pub use sandbox::{DeviceNode, MountMode, NamespaceKind, Namespaces, ResourceLimit, SandboxSpec, Seccomp, Share};
+pub use sandbox::{
+    Clocks, DeviceNode, MountMode, NamespaceKind, Namespaces, ResourceLimit, SandboxSpec, Seccomp, Share,
+};
 pub use step::Step;
 pub use wish::{FirstBootFile, InstanceSpec, PoolSpec, Power, RootSource, StopKind, Wish};

@@ -1,6 +1,6 @@
 //! What isolates a guest: namespaces, ids, capabilities, system calls, device nodes, resource limits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,26 +65,49 @@ pub enum Share {
     Private,
     /// The host's.
     Host,
-    /// That of another instance.
+    /// That of another instance, as long as that runs.
     Instance(InstanceId),
+    /// One that is pinned at this path of the host.
+    Path(String),
 }
 
-/// The namespaces of a guest.
+/// What a guest's clocks show when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clocks {
+    /// Nothing yet: it has been up for as long as it runs.
+    FromZero,
+    /// The host's monotonic and boot-time clocks and so many seconds more.
+    Offset(i64),
+}
+
+/// The namespaces of a guest: whose they are, and what follows from that.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Namespaces {
-    /// View of the cgroup tree.
-    pub cgroup: Share,
-    /// System V IPC, POSIX message queues.
-    pub ipc: Share,
-    /// Network.
-    pub net: Share,
-    /// Process ids.
-    pub pid: Share,
-    /// Users and groups.
-    pub user: Share,
-    /// Host name.
-    pub uts: Share,
+    /// Whose; a kind that is missing is [`Share::Private`].
+    pub shares: BTreeMap<NamespaceKind, Share>,
+    /// Kinds whose namespace does not belong to the guest's user namespace, so that its root has no rights over it.
+    pub foreign: BTreeSet<NamespaceKind>,
+    /// Units of systemd that cannot work then; they are masked for each boot.
+    pub masked_units: Vec<String>,
+    /// Clocks, with a time namespace of its own.
+    pub clocks: Option<Clocks>,
+}
+
+impl Namespaces {
+    /// Whose namespace of a kind it is.
+    pub fn of(&self, kind: NamespaceKind) -> &Share {
+        self.shares.get(&kind).unwrap_or(&Share::Private)
+    }
+
+    /// Instances that must run for this one to start.
+    pub fn owners(&self) -> BTreeSet<InstanceId> {
+        self.shares
+            .values()
+            .filter_map(|share| if let Share::Instance(id) = share { Some(*id) } else { None })
+            .collect()
+    }
 }
 
 /// How far the guest's mount tree is locked.

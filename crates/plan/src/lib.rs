@@ -4,6 +4,7 @@
 
 mod diff;
 mod free;
+mod grain;
 mod react;
 mod sandbox;
 mod settings;
@@ -11,6 +12,7 @@ mod words;
 
 pub use diff::{Phase, diff, phase_of};
 pub use free::{free_bridge, free_ids, free_ipv4, local_ipv6, routes, subordinate_ids};
+pub use grain::{Grain, Owner, Refusal, grain, refuse_nics};
 pub use react::{react, restart_delay};
 pub use sandbox::{environment, sandbox};
 pub use settings::settings;

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use config::SandboxChoice;
 use model::sandbox::{CAPABILITIES, ResourceLimit};
-use model::{DeviceNode, HostFacts, IdMap, InstanceId, Namespaces, SandboxSpec};
+use model::{DeviceNode, HostFacts, InstanceId, SandboxSpec};
+
+use crate::grain::Grain;
 
 /// Capabilities that init does not have unless asked for: nothing in a full system needs them inside a user namespace, and
 /// all have been part of ways out of one.
@@ -35,12 +37,12 @@ const NODES_OF_HOST: [(&str, u32, u32); 2] = [("fuse", 10, 229), ("net/tun", 10,
 /// Nested user namespaces that a guest may have.
 const USER_NAMESPACES: u32 = 16_384;
 
-/// The isolation for a choice, a range of ids and a host.
-pub fn sandbox(choice: &SandboxChoice, ids: IdMap, facts: &HostFacts) -> SandboxSpec {
+/// The isolation for a choice, the namespaces that were decided on, and a host.
+pub fn sandbox(choice: &SandboxChoice, grain: Grain, facts: &HostFacts) -> SandboxSpec {
     let here = NODES_OF_HOST.into_iter().filter(|(name, ..)| facts.devices.contains(*name));
     SandboxSpec {
-        ids,
-        namespaces: Namespaces::default(),
+        ids: grain.ids,
+        namespaces: grain.namespaces,
         mounts: choice.mounts,
         sys_writable: choice.nesting,
         capabilities: capabilities(choice),
@@ -99,26 +101,29 @@ mod tests {
     use super::*;
     use crate::settings::tests::facts;
 
-    const IDS: IdMap = IdMap { base: 1 << 20, count: IdMap::ORDINARY };
+    fn grain() -> Grain {
+        let ids = model::IdMap { base: 1 << 20, count: model::IdMap::ORDINARY };
+        Grain { namespaces: Default::default(), ids, user_of: InstanceId(uuid::Uuid::nil()) }
+    }
 
     #[test]
     fn capabilities_can_be_added_and_taken() {
         let number = |name: &str| CAPABILITIES.iter().position(|c| *c == name).expect(name) as u8;
-        let default = sandbox(&SandboxChoice::default(), IDS, &facts()).capabilities;
+        let default = sandbox(&SandboxChoice::default(), grain(), &facts()).capabilities;
         assert!(default.contains(&number("net_admin")) && !default.contains(&number("sys_module")));
         let choice = SandboxChoice {
             more_capabilities: ["sys_time".to_owned()].into(),
             fewer_capabilities: ["net_raw".to_owned()].into(),
             ..SandboxChoice::default()
         };
-        let changed = sandbox(&choice, IDS, &facts()).capabilities;
+        let changed = sandbox(&choice, grain(), &facts()).capabilities;
         assert!(changed.contains(&number("sys_time")) && !changed.contains(&number("net_raw")));
     }
 
     #[test]
     fn nodes_that_the_host_lacks_are_left_out() {
         let paths: Vec<String> =
-            sandbox(&SandboxChoice::default(), IDS, &facts()).devices.into_iter().map(|d| d.path).collect();
+            sandbox(&SandboxChoice::default(), grain(), &facts()).devices.into_iter().map(|d| d.path).collect();
         assert!(paths.contains(&"fuse".to_owned()) && !paths.contains(&"net/tun".to_owned()));
     }
 

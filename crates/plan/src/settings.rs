@@ -95,6 +95,7 @@ pub(crate) mod tests {
             knobs: Knob::ALL.into(),
             overlay: OverlayWay::Descriptors,
             proc_by_descriptor: true,
+            time_namespaces: true,
             pressure: true,
             cpus: (0..4).collect(),
             memory_bytes: 8 << 30,
@@ -128,7 +129,11 @@ pub(crate) mod tests {
             spec: InstanceSpec {
                 name: "web1".parse().expect("name"),
                 pool: "default".parse().expect("name"),
-                sandbox: crate::sandbox(&config::SandboxChoice::default(), ids, &facts()),
+                sandbox: {
+                    let user_of = InstanceId(Uuid::from_u128(1));
+                    let grain = crate::Grain { namespaces: Default::default(), ids, user_of };
+                    crate::sandbox(&config::SandboxChoice::default(), grain, &facts())
+                },
                 limits: Limits::default(),
                 nics: vec![nic],
                 first_boot: Vec::new(),

@@ -26,6 +26,32 @@ async fn is_healthy(daemon: &Daemon, name: &str) {
     assert_eq!((state.as_str(), failed.as_str()), ("running", ""), "{name}\n{}", daemon.log());
 }
 
+/// The first `count` grains that a full system can have: it boots to `running`, without a failed unit.
+async fn grains_boot_to_running(daemon: &Daemon, image: &str, owner: &str, count: usize) {
+    let of_owner = format!("instance:{owner}");
+    let sidecar = format!("sidecar:{owner}");
+    let grains: [(&str, &[(&str, &str)]); 8] = [
+        ("hostnet", &[("namespaces.preset", "hostnet")]),
+        ("slim", &[("namespaces.preset", "slim")]),
+        ("sidecar", &[("namespaces.preset", &sidecar)]),
+        ("network of another", &[("namespaces.net", &of_owner)]),
+        ("messages of another", &[("namespaces.ipc", &of_owner)]),
+        ("name of another", &[("namespaces.uts", &of_owner)]),
+        ("groups of the host", &[("namespaces.cgroup", "host")]),
+        ("clocks of the host", &[("namespaces.time", "host")]),
+    ];
+    for (words, config) in grains.into_iter().take(count) {
+        let mut post = post("grain", config);
+        post.source.alias = image.into();
+        let operation = daemon.client.create_instance(&post).await.expect("accepted");
+        daemon.client.finish(&operation).await.unwrap_or_else(|e| panic!("{words}: {e}\n{}", daemon.log()));
+        is_healthy(daemon, "grain").await;
+        daemon.change("grain", "stop", false).await;
+        daemon.try_delete("grain").await.expect("deleted");
+    }
+    eprintln!("figure: {image} in {count} grains of namespaces: all boot to running, no failed unit");
+}
+
 async fn reboot(daemon: &Daemon, name: &str) {
     let old = daemon.init_pid(name).await;
     let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
@@ -108,6 +134,8 @@ async fn debian_12_and_13_boot_to_running_and_live_through_a_day() {
             assert_eq!(done.code, 0, "{name}: {option}: {done:?}");
         }
     }
+    grains_boot_to_running(&daemon, "debian/13", "web1", 8).await;
+    grains_boot_to_running(&daemon, "debian/12", "old1", testkit::budget(3, 8)).await;
     let before = std::time::Instant::now();
     daemon.change("web1", "stop", false).await;
     assert!(before.elapsed().as_secs() < 20, "a clean stop took {:?}", before.elapsed());

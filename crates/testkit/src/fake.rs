@@ -78,6 +78,7 @@ pub fn facts() -> HostFacts {
         knobs: Knob::ALL.into(),
         overlay: OverlayWay::Descriptors,
         proc_by_descriptor: true,
+        time_namespaces: true,
         pressure: true,
         cpus: (0..4).collect(),
         memory_bytes: 8 << 30,
@@ -210,7 +211,10 @@ impl World {
     fn boot_step(&mut self, step: &Step) -> Result<Effect, String> {
         match step {
             Step::CreateGroup { boot, settings, .. } => self.create_group(*boot, settings)?,
-            Step::Spawn { boot, root, source, .. } => return self.spawn(*boot, *root, *source),
+            Step::Spawn { boot, root, source, spec, .. } => {
+                self.check_owners(&spec.sandbox.namespaces)?;
+                return self.spawn(*boot, *root, *source);
+            }
             Step::AttachNic { boot, nic } => {
                 let fake = self.alive(*boot)?;
                 let seen = NicSeen { host_name: format!("v{}", nic.device), mac: Some(nic.mac), complete: true };
@@ -318,6 +322,14 @@ impl World {
             fake.root = Some(root);
         }
         Ok(Effect::Done)
+    }
+
+    fn check_owners(&self, namespaces: &model::Namespaces) -> Result<(), String> {
+        let runs = |id| self.boots.iter().any(|(b, f)| b.id == id && matches!(f.guest, GuestSeen::Running { .. }));
+        match namespaces.owners().into_iter().find(|id| !runs(*id)) {
+            Some(owner) => Err(format!("{owner}, whose namespaces it shares, does not run")),
+            None => Ok(()),
+        }
     }
 
     fn alive(&mut self, boot: Boot) -> Result<&mut FakeBoot, String> {

@@ -36,6 +36,10 @@ pub(crate) enum Row {
     GuestHalt,
     GuestDies,
     GuestEphemeral,
+    Join,
+    OwnerStops,
+    OwnerHalts,
+    OwnerReboots,
     Import,
     ImportNamed,
     Build,
@@ -53,7 +57,7 @@ pub(crate) enum Row {
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 38] = [
+pub(crate) const ROWS: [Row; 42] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -78,6 +82,10 @@ pub(crate) const ROWS: [Row; 38] = [
     Row::GuestHalt,
     Row::GuestDies,
     Row::GuestEphemeral,
+    Row::Join,
+    Row::OwnerStops,
+    Row::OwnerHalts,
+    Row::OwnerReboots,
     Row::Import,
     Row::ImportNamed,
     Row::Build,
@@ -162,6 +170,16 @@ impl Row {
             Row::GuestHalt => facts("running", "stopped", "instance-shutdown"),
             Row::GuestDies => facts("running", "stopped", "instance-stopped"),
             Row::GuestEphemeral => facts("running", "none", "instance-shutdown"),
+            Row::Join => Facts { also: &["stopped bare"], ..facts("none", "running bare joined", "instance-started") },
+            // Who stops with it stops first.
+            Row::OwnerStops => {
+                let also = &["running, side stopped"];
+                Facts { also, ..facts("running, side running", "stopped, side stopped", "instance-shutdown") }
+            }
+            Row::OwnerHalts => facts("running, side running", "stopped, side stopped", "instance-shutdown"),
+            Row::OwnerReboots => {
+                facts("running, side running", "running again, side running again", "instance-restarted")
+            }
             Row::Import => quiet("absent", "there"),
             Row::ImportNamed => quiet("absent", "there named"),
             // It is unpacked when it is next needed.
@@ -182,7 +200,13 @@ impl Row {
 
     /// The guest does it by itself: nobody is promised anything.
     pub(crate) fn is_guests(self) -> bool {
-        matches!(self, Row::GuestReboot | Row::GuestHalt | Row::GuestDies | Row::GuestEphemeral)
+        let ends = matches!(self, Row::GuestReboot | Row::GuestHalt | Row::GuestDies | Row::GuestEphemeral);
+        ends || matches!(self, Row::OwnerHalts | Row::OwnerReboots)
+    }
+
+    /// It is about the namespaces of web1, which another instance, side, lives in.
+    pub(crate) fn is_owners(self) -> bool {
+        matches!(self, Row::OwnerStops | Row::OwnerHalts | Row::OwnerReboots)
     }
 
     /// It is one operation, which says how it ended.
@@ -204,6 +228,7 @@ impl Daemon {
             self.must(self.engine.create(new_instance("other", true), None).await).await;
         }
         match row {
+            Row::Join => {}
             Row::Create | Row::Launch | Row::LaunchUnbuilt | Row::Import | Row::ImportNamed | Row::Build => {}
             Row::ChangeImage | Row::CreateAlias | Row::ChangeAlias | Row::DeleteAlias | Row::DeleteImage => {
                 let named = matches!(row, Row::ChangeAlias | Row::DeleteAlias | Row::DeleteImage);
@@ -234,7 +259,12 @@ impl Daemon {
         if row == Row::AddNic {
             self.must(self.verb(nic(false)).await).await;
         }
+        if row.is_owners() {
+            let policy = if row == Row::OwnerStops { "stop-with" } else { "require" };
+            self.must(self.engine.create(sidecar("side", "web1", policy), None).await).await;
+        }
         if row == Row::Purge {
+            self.must(self.engine.create(sidecar("side", "web1", "require"), None).await).await;
             self.must(self.import(true).await).await;
         }
         if row == Row::StopStubborn {
@@ -261,8 +291,9 @@ impl Daemon {
         let accepted = match row {
             Row::Create => self.engine.create(new_instance("web1", false), None).await,
             Row::Launch | Row::LaunchUnbuilt => self.engine.create(new_instance("web1", true), None).await,
+            Row::Join => self.engine.create(sidecar("web1", "other", "require"), None).await,
             Row::Start => self.verb(Verb::Start).await,
-            Row::StopClean | Row::StopStubborn | Row::StopFrozen | Row::StopEphemeral => {
+            Row::StopClean | Row::StopStubborn | Row::StopFrozen | Row::StopEphemeral | Row::OwnerStops => {
                 self.verb(Verb::Stop(CLEAN)).await
             }
             Row::StopForce => self.verb(Verb::Stop(StopKind::Force)).await,
@@ -312,7 +343,7 @@ impl Daemon {
             _ => {
                 let id = self.record("web1").ok_or("gone")?.id;
                 let end = match row {
-                    Row::GuestReboot => End::Reboot,
+                    Row::GuestReboot | Row::OwnerReboots => End::Reboot,
                     Row::GuestDies => End::Signal(11),
                     _ => End::Halt,
                 };
@@ -352,7 +383,7 @@ impl Daemon {
             Row::ChangeProfile => {
                 let profile = self.engine.profile(&ProjectName::default(), "mine").expect("mine");
                 let wished = profile.written.config.contains_key("limits.processes");
-                let is = self.instance(row).contains("limited");
+                let is = self.instance(row, "web1").contains("limited");
                 assert_eq!(wished, is, "the profile and the group of who uses it");
                 format!("mine, {}limited", if is { "" } else { "not " })
             }
@@ -367,7 +398,8 @@ impl Daemon {
                 ];
                 if left == [0; 5] { "nothing".into() } else { "something".into() }
             }
-            _ => self.instance(row),
+            _ if row.is_owners() => format!("{}, side {}", self.instance(row, "web1"), self.instance(row, "side")),
+            _ => self.instance(row, "web1"),
         }
     }
 
@@ -380,8 +412,8 @@ impl Daemon {
         format!("there{named}{changed}")
     }
 
-    fn instance(&self, row: Row) -> String {
-        let Ok(view) = self.engine.instance(&ProjectName::default(), "web1") else { return "none".into() };
+    fn instance(&self, row: Row, name: &str) -> String {
+        let Ok(view) = self.engine.instance(&ProjectName::default(), name) else { return "none".into() };
         let mut words = match view.status() {
             InstanceStatus::Stopped => "stopped",
             InstanceStatus::Running => "running",
@@ -392,7 +424,7 @@ impl Daemon {
         }
         .to_owned();
         let wish = &view.record.wish;
-        let restarts = [Row::GuestReboot, Row::RestartClean, Row::RestartForce, Row::RestartFrozen];
+        let restarts = [Row::GuestReboot, Row::RestartClean, Row::RestartForce, Row::RestartFrozen, Row::OwnerReboots];
         let is_restart = restarts.contains(&row);
         let limited = match wish.power.boot().and_then(|boot| view.observed.boots.get(&boot)?.group.as_ref()) {
             Some(group) => group.settings.get(&Knob::PidsMax) == Some(&Setting::Number(99)),
@@ -400,7 +432,8 @@ impl Daemon {
         };
         for (holds, word) in [
             (limited, " limited"),
-            (wish.nics.is_empty(), " bare"),
+            (wish.nics.is_empty() && name == "web1", " bare"),
+            (row == Row::Join && wish.power.boot().is_some() && !view.record.joined.is_empty(), " joined"),
             (wish.ids.count == IdMap::NESTING, " nesting"),
             (is_restart && wish.power.boot().is_some_and(|boot| boot.0 > 1), " again"),
         ] {
@@ -408,6 +441,13 @@ impl Daemon {
         }
         words
     }
+}
+
+/// A new instance in the namespaces of another one.
+fn sidecar(name: &str, owner: &str, policy: &str) -> NewInstance {
+    let keys = [("namespaces.preset", format!("sidecar:{owner}")), ("namespaces.join.policy", policy.to_owned())];
+    let config = keys.map(|(key, value)| (key.to_owned(), value)).into();
+    NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
 }
 
 fn profile(processes: Option<&str>) -> ProfileRecord {

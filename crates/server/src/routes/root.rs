@@ -96,6 +96,7 @@ fn features(facts: &HostFacts) -> BTreeMap<String, String> {
     set("idmapped_mounts", true);
     set("cgroup2", matches!(facts.cgroups, CgroupLayout::Unified { .. }));
     set("pressure", facts.pressure);
+    set("time_namespaces", facts.time_namespaces);
     set("landlock", facts.landlock > 0);
     set("proc_by_descriptor", facts.proc_by_descriptor);
     for knob in model::Knob::ALL {

@@ -276,6 +276,15 @@ impl Boots {
             .ok_or_else(|| engine::step_error("look", "the instance does not run"))
     }
 
+    /// Pid and start time of the init of an instance that runs.
+    fn init_of(&self, id: InstanceId) -> Option<(u32, u64)> {
+        let range = Boot { id, generation: BootGen(0) }..=Boot { id, generation: BootGen(u32::MAX) };
+        let entries = self.entries();
+        let states = entries.range(range).rev().filter_map(|(_, entry)| Some(entry.keeper.as_ref()?.state()));
+        let pid = states.into_iter().find(|state| state.phase == phase::RUNNING)?.pid;
+        Some((pid, launch::start_time(pid)?))
+    }
+
     /// The boots of one instance, as they are now.
     pub(crate) async fn observe(self: &Arc<Self>, id: InstanceId) -> Result<BTreeMap<BootGen, BootSeen>, StepError> {
         let range = Boot { id, generation: BootGen(0) }..=Boot { id, generation: BootGen(u32::MAX) };
@@ -460,7 +469,8 @@ impl Boots {
                 keeper
             }
         };
-        let launch = launch::spec(boot, layout, spec, fresh, &self.facts, &self.groups, &self.scratch);
+        let joins = launch::joins(&spec.sandbox.namespaces, |id| self.init_of(id))?;
+        let launch = launch::spec(boot, layout, spec, fresh, (&self.facts, &self.groups, &self.scratch), joins);
         // Answered once init exists; its mounts go on while its links are made.
         keeper.ask(&KeepRequest::prepare(launch), &[]).await.map(drop)
     }

@@ -36,6 +36,7 @@ pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, forced: Option<Overla
         knobs: groups.knobs(),
         overlay: forced.unwrap_or_else(|| overlay(version)),
         proc_by_descriptor: version >= (6, 17),
+        time_namespaces: std::path::Path::new("/proc/self/ns/time").exists(),
         pressure: std::path::Path::new("/proc/pressure/memory").exists(),
         cpus: cpus(&read("/sys/devices/system/cpu/online")),
         memory_bytes: memory(&read("/proc/meminfo")),

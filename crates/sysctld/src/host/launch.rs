@@ -2,14 +2,47 @@
 
 use std::path::Path;
 
-use model::{Boot, HostFacts, InstanceSpec, MountMode, OverlayWay};
+use engine::StepError;
+use model::{Boot, HostFacts, InstanceId, InstanceSpec, MountMode, NamespaceKind, Namespaces, OverlayWay, Share};
 use runtime::cgroup::Groups;
-use runtime::protocol::{Confinement, File, LaunchSpec, Node, Rlimit, RootSpec};
+use runtime::protocol::{Clocks, Confinement, File, Join, LaunchSpec, Node, Rlimit, RootSpec};
 use runtime::wire::{Blob, Field};
 use storage::RootLayout;
 
-/// All namespaces that a guest gets new: cgroup, uts, ipc, user, pid, net, mnt (`CLONE_NEW*`).
-const NAMESPACES: u64 = 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000 | 0x2_0000;
+/// The bit of a kind of namespace in `clone(2)`.
+fn clone_bit(kind: NamespaceKind) -> u64 {
+    match kind {
+        NamespaceKind::Time => 0x80,
+        NamespaceKind::Mnt => 0x2_0000,
+        NamespaceKind::Cgroup => 0x0200_0000,
+        NamespaceKind::Uts => 0x0400_0000,
+        NamespaceKind::Ipc => 0x0800_0000,
+        NamespaceKind::User => 0x1000_0000,
+        NamespaceKind::Pid => 0x2000_0000,
+        NamespaceKind::Net => 0x4000_0000,
+    }
+}
+
+/// The namespaces to enter. `init_of` knows pid and start time of the init of an instance that runs.
+pub(crate) fn joins(
+    namespaces: &Namespaces,
+    init_of: impl Fn(InstanceId) -> Option<(u32, u64)>,
+) -> Result<Vec<Join>, StepError> {
+    let mut joins = Vec::new();
+    for (kind, share) in &namespaces.shares {
+        let join = Join { kind: clone_bit(*kind), ..Join::default() };
+        match share {
+            Share::Private | Share::Host => {}
+            Share::Path(path) => joins.push(Join { path: path.clone(), ..join }),
+            Share::Instance(id) => {
+                let text = || format!("the instance whose {} namespace it shares does not run", kind.as_str());
+                let (pid, start) = init_of(*id).ok_or_else(|| engine::step_error("spawn", text()))?;
+                joins.push(Join { pid, start, ..join });
+            }
+        }
+    }
+    Ok(joins)
+}
 
 /// What a keeper is told to make a guest. `fresh`: no boot has had this root yet.
 pub(crate) fn spec(
@@ -17,11 +50,13 @@ pub(crate) fn spec(
     layout: RootLayout,
     spec: &InstanceSpec,
     fresh: bool,
-    facts: &HostFacts,
-    groups: &Groups,
-    scratch: &Path,
+    (facts, groups, scratch): (&HostFacts, &Groups, &Path),
+    joins: Vec<Join>,
 ) -> LaunchSpec {
     let sandbox = &spec.sandbox;
+    let namespaces = &sandbox.namespaces;
+    let bits = |kinds: &mut dyn Iterator<Item = NamespaceKind>| kinds.fold(0, |bits, kind| bits | clone_bit(kind));
+    let is_new = |kind: &NamespaceKind| *namespaces.of(*kind) == Share::Private;
     let text = |path: &Path| path.display().to_string();
     let root = root_spec(layout, facts);
     let files = if fresh { spec.first_boot.as_slice() } else { &[] };
@@ -30,7 +65,7 @@ pub(crate) fn spec(
         hostname: spec.name.to_string(),
         id_base: sandbox.ids.base,
         id_count: sandbox.ids.count,
-        namespaces: NAMESPACES,
+        namespaces: bits(&mut NamespaceKind::ALL.into_iter().filter(is_new)),
         root,
         scratch: text(scratch),
         group: text(&groups.payload(boot)),
@@ -52,10 +87,13 @@ pub(crate) fn spec(
             .collect(),
         max_user_namespaces: sandbox.max_user_namespaces,
         fail_at: std::env::var("SYSCTL_FAIL_LAUNCH").unwrap_or_default(),
-        joins: Vec::new(),
-        foreign: 0,
-        clocks: None,
-        masked_units: Vec::new(),
+        joins,
+        foreign: bits(&mut namespaces.foreign.iter().copied()),
+        clocks: namespaces.clocks.map(|clocks| match clocks {
+            model::Clocks::FromZero => Clocks { from_zero: true, offset_s: 0 },
+            model::Clocks::Offset(offset_s) => Clocks { from_zero: false, offset_s },
+        }),
+        masked_units: namespaces.masked_units.clone(),
     }
 }
 
