@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use model::{Boot, DeviceName, Fingerprint, InstanceId, PoolName, RootGen, RootSource};
+use model::{Boot, DeviceName, Fingerprint, InstanceId, NamespaceKind, PoolName, RootGen, RootSource};
 
 use crate::host::{BoxFuture, ImageFacts, LinkUsage, StepError};
 
@@ -155,8 +155,8 @@ pub trait Access: Send + Sync + 'static {
     /// Directory of a pool.
     fn pool_source(&self, pool: &PoolName) -> Option<PathBuf>;
 
-    /// Of each kind of namespace, whether a process has another than the host.
-    fn namespaces(&self, pid: u32) -> Result<BTreeMap<String, bool>, StepError>;
+    /// The inode number of each namespace that a process lives in; by it two of a kind are told apart.
+    fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError>;
 
     /// All links of the host.
     fn links(&self) -> Result<Vec<LinkUsage>, StepError>;

@@ -40,4 +40,5 @@ pub const EXTENSIONS: &[&str] = &[
 ];
 
 /// Our own.
-pub const OWN_EXTENSIONS: &[&str] = &["sysctl_events_since", "sysctl_explain", "sysctl_plan", "sysctl_streams_resume"];
+pub const OWN_EXTENSIONS: &[&str] =
+    &["sysctl_events_since", "sysctl_explain", "sysctl_namespaces", "sysctl_plan", "sysctl_streams_resume"];

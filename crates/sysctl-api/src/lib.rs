@@ -30,7 +30,7 @@ pub use operation::Operation;
 pub use project::{Profile, ProfilePut, ProfilesPost, Project, ProjectPut};
 pub use server::{Environment, Server, StorageDriver};
 pub use storage::{PoolInodes, PoolResources, PoolSpace, StoragePool};
-pub use sysctl::{DoctorReport, Explanation, Finding, PlanStep};
+pub use sysctl::{DoctorReport, Explanation, Finding, InstanceNamespace, NamespaceView, PlanStep};
 
 use std::collections::BTreeMap;
 

@@ -73,3 +73,35 @@ pub struct Explanation {
     /// What is shared with the host, in sentences.
     pub exposed: Vec<String>,
 }
+
+/// A namespace that running instances live in: `GET /1.0/namespaces?recursion=1`. Extension `sysctl_namespaces`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NamespaceView {
+    /// Its kind, as under `/proc/PID/ns`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its inode number on the host's nsfs: what tells it from others of its kind.
+    pub inode: u64,
+    /// `host`, the name of the instance that it was made for, or the path that it is pinned at.
+    pub owner: String,
+    /// Names of the instances that live in it.
+    pub holders: Vec<String>,
+}
+
+/// Whose namespace of one kind an instance lives in: `GET /1.0/instances/NAME/namespaces`. Extension `sysctl_namespaces`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct InstanceNamespace {
+    /// Its kind, as under `/proc/PID/ns`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// As the key `namespaces.KIND` has it: `private`, `host`, `instance:NAME` or `path:FILE`.
+    pub mode: String,
+    /// Its inode number; 0 when the instance does not run.
+    pub inode: u64,
+    /// Names of others that live in it; `host` is the host itself.
+    pub shared_with: Vec<String>,
+    /// The instance's root has rights over it.
+    pub own: bool,
+}

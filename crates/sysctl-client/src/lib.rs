@@ -23,6 +23,7 @@ mod events;
 mod exec;
 mod images;
 mod instances;
+mod namespaces;
 mod networks;
 mod operations;
 mod profiles;

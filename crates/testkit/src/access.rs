@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError, step_error};
-use model::{Boot, IdMap, InstanceId, PoolName, RootGen, RootSource};
+use model::{Boot, IdMap, InstanceId, NamespaceKind, PoolName, RootGen, RootSource};
 
 use crate::fake::FakeHost;
 
@@ -58,7 +58,7 @@ impl Access for FakeHost {
         None
     }
 
-    fn namespaces(&self, _pid: u32) -> Result<BTreeMap<String, bool>, StepError> {
+    fn namespaces(&self, _pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {
         none("namespaces")
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use engine::InstanceView;
 use model::sandbox::CAPABILITIES;
-use model::{MountMode, SandboxSpec, Seccomp};
+use model::{InstanceId, MountMode, NamespaceKind, SandboxSpec, Seccomp, Share};
 use sysctl_api::Explanation;
 
 use crate::App;
@@ -18,18 +18,17 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, c
     let view = app.engine.instance(&caller.project()?, &name)?;
     let pid = view.pid().ok_or_else(|| ApiError::bad("Instance is not running: nothing isolates it from anything"))?;
     let sandbox = app.engine.sandbox(&view.record)?;
-    let namespaces = app.access.namespaces(pid)?;
+    let (namespaces, host) = (app.access.namespaces(pid)?, app.access.namespaces(std::process::id())?);
+    let is_hosts = |kind: NamespaceKind| namespaces.get(&kind) == host.get(&kind);
     let (kept, dropped) = capabilities(&sandbox);
     Ok(reply::sync(&Explanation {
         name: view.record.name.to_string(),
         pid: pid.into(),
-        namespaces: namespaces.iter().map(|(kind, own)| (kind.clone(), whose(*own).to_owned())).collect(),
-        ids: format!(
-            "0 to {} inside are {} to {} on the host, and nobody else's",
-            sandbox.ids.count - 1,
-            sandbox.ids.base,
-            sandbox.ids.end() - 1
-        ),
+        namespaces: NamespaceKind::ALL
+            .into_iter()
+            .map(|kind| (kind.as_str().to_owned(), whose(&app, &sandbox, kind, is_hosts(kind))))
+            .collect(),
+        ids: ids(&app, &sandbox),
         capabilities: kept,
         capabilities_dropped: dropped,
         seccomp: match sandbox.seccomp {
@@ -48,12 +47,32 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, c
         devices: sandbox.devices.iter().map(|node| format!("/dev/{}", node.path)).collect(),
         limits: limits(&view),
         links: links(&view),
-        exposed: exposed(&sandbox, &namespaces),
+        exposed: exposed(&app, &sandbox, is_hosts),
     }))
 }
 
-fn whose(own: bool) -> &'static str {
-    if own { "its own" } else { "the host's" }
+/// Whose namespace it is, as the kernel says; the definition tells a neighbour's from its own.
+fn whose(app: &App, sandbox: &SandboxSpec, kind: NamespaceKind, is_hosts: bool) -> String {
+    let rights = if sandbox.namespaces.foreign.contains(&kind) { ", without rights over it" } else { "" };
+    match sandbox.namespaces.of(kind) {
+        _ if is_hosts => "the host's".into(),
+        Share::Private | Share::Host => "its own".into(),
+        Share::Instance(id) => format!("that of {}{rights}", neighbour(app, *id)),
+        Share::Path(path) => format!("the one at {path}{rights}"),
+    }
+}
+
+fn neighbour(app: &App, id: InstanceId) -> String {
+    app.engine.name_of(id).map_or_else(|| id.to_string(), |name| name.to_string())
+}
+
+fn ids(app: &App, sandbox: &SandboxSpec) -> String {
+    let (first, last) = (sandbox.ids.base, sandbox.ids.end() - 1);
+    let whose = match sandbox.namespaces.of(NamespaceKind::User) {
+        Share::Instance(id) => format!("{}'s as well: each is root over the other", neighbour(app, *id)),
+        Share::Private | Share::Host | Share::Path(_) => "nobody else's".to_owned(),
+    };
+    format!("0 to {} inside are {first} to {last} on the host, and {whose}", sandbox.ids.count - 1)
 }
 
 fn capabilities(sandbox: &SandboxSpec) -> (Vec<String>, Vec<String>) {
@@ -85,21 +104,27 @@ fn links(view: &InstanceView) -> BTreeMap<String, String> {
 }
 
 /// What is shared, in sentences.
-fn exposed(sandbox: &SandboxSpec, namespaces: &BTreeMap<String, bool>) -> Vec<String> {
+fn exposed(app: &App, sandbox: &SandboxSpec, is_hosts: impl Fn(NamespaceKind) -> bool) -> Vec<String> {
     let mut exposed = vec![
         "the kernel: a bug in it is the way out that nothing here closes".to_owned(),
         "CPU caches and timing; and the page cache, for files of the image's layer".to_owned(),
     ];
     for (kind, what) in [
-        ("time", "the clocks: how long the host has been up"),
-        ("net", "the host's links, addresses and abstract sockets"),
-        ("pid", "the host's processes"),
-        ("ipc", "the host's System V objects and message queues"),
-        ("uts", "the host's name"),
-        ("user", "the host's ids: root inside is root outside"),
+        (NamespaceKind::Time, "the clocks: how long the host has been up"),
+        (NamespaceKind::Net, "the host's links, addresses and abstract sockets"),
+        (NamespaceKind::Pid, "the host's processes"),
+        (NamespaceKind::Ipc, "the host's System V objects and message queues"),
+        (NamespaceKind::Uts, "the host's name"),
+        (NamespaceKind::Cgroup, "the host's control groups: which there are and what they use"),
+        (NamespaceKind::User, "the host's ids: root inside is root outside"),
     ] {
-        if namespaces.get(kind) == Some(&false) {
+        if is_hosts(kind) {
             exposed.push(what.to_owned());
+        }
+    }
+    for (kind, share) in &sandbox.namespaces.shares {
+        if let Share::Instance(id) = share {
+            exposed.push(format!("its {} namespace, with {}", kind.as_str(), neighbour(app, *id)));
         }
     }
     if sandbox.mounts == MountMode::Lean {

@@ -9,6 +9,7 @@ mod files;
 mod images;
 mod instances;
 mod internal;
+mod namespaces;
 mod networks;
 mod operations;
 mod profiles;
@@ -115,6 +116,7 @@ fn instance_routes() -> Router<Arc<App>> {
         .route("/1.0/instances/{name}/exec", post(exec::post))
         .route("/1.0/instances/{name}/console", get(console::log).post(console::post).delete(console::clear))
         .route("/1.0/instances/{name}/explain", get(explain::get))
+        .route("/1.0/instances/{name}/namespaces", get(namespaces::of_instance))
         .route("/1.0/instances/{name}/sftp", get(files::sftp))
         .route("/1.0/instances/{name}/files", get(files::get).head(files::head).post(files::post).delete(files::delete))
 }
@@ -145,6 +147,8 @@ fn other_routes() -> Router<Arc<App>> {
             "/1.0/profiles/{name}",
             get(profiles::get).put(profiles::put).patch(profiles::patch).delete(profiles::delete),
         )
+        .route("/1.0/namespaces", get(namespaces::list))
+        .route("/1.0/namespaces/graph", get(namespaces::draw))
         .route("/1.0/projects", get(projects::list))
         .route("/1.0/projects/{name}", get(projects::get))
         .route("/1.0/warnings", get(root::empty_list))

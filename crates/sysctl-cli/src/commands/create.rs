@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Key of the instance
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
     config: Vec<(String, String)>,
+    /// Whose namespace of a kind: KIND=private, host, instance:NAME or path:FILE; alone, the name of a preset
+    #[arg(long, value_name = "KIND=WHOSE", value_parser = grain)]
+    ns: Vec<(String, String)>,
     /// Profile, instead of "default"; several are laid over one another
     #[arg(short, long, value_name = "NAME")]
     profile: Vec<String>,
@@ -49,6 +52,15 @@ pub(crate) struct Args {
     plan: bool,
 }
 
+/// `net=host` as a key; `sidecar:db1` alone is a preset.
+fn grain(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some(("", _)) => Err("KIND=WHOSE is expected, or the name of a preset".to_owned()),
+        Some((kind, whose)) => Ok((format!("namespaces.{kind}"), whose.to_owned())),
+        None => Ok(("namespaces.preset".to_owned(), text.to_owned())),
+    }
+}
+
 impl Args {
     fn profiles(&self) -> Option<Vec<String>> {
         match (self.no_profiles, self.profile.is_empty()) {
@@ -61,7 +73,7 @@ impl Args {
     fn post(self, devices: Devices, start: bool) -> InstancesPost {
         InstancesPost {
             profiles: self.profiles(),
-            config: self.config.into_iter().collect(),
+            config: self.config.into_iter().chain(self.ns).collect(),
             devices,
             ephemeral: self.ephemeral,
             description: self.description.unwrap_or_default(),

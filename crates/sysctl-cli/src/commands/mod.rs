@@ -18,6 +18,7 @@ mod info;
 mod list;
 mod monitor;
 mod network;
+mod ns;
 mod operation;
 mod profile;
 mod project;
@@ -96,6 +97,9 @@ pub(crate) enum Command {
     /// Operations
     #[command(subcommand)]
     Operation(operation::Command),
+    /// Namespaces: which there are, and who shares them
+    #[command(subcommand)]
+    Ns(ns::Command),
     /// Send a request of any kind
     Query(query::Args),
     /// Print events as they happen
@@ -140,6 +144,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         Command::Storage(command) => storage::run(cx, command).await?,
         Command::Project(command) => project::run(cx, command).await?,
         Command::Operation(command) => operation::run(cx, command).await?,
+        Command::Ns(command) => ns::run(cx, command).await?,
         Command::Query(args) => query::run(cx, args).await?,
         Command::Monitor(args) => monitor::run(cx, args).await?,
         Command::Explain(args) => explain::run(cx, args).await?,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
-use model::{Boot, IdMap, InstanceId, PoolName, RootGen, RootSource};
+use model::{Boot, IdMap, InstanceId, NamespaceKind, PoolName, RootGen, RootSource};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{RealHost, console, launch, usage, words};
@@ -132,14 +132,18 @@ impl Access for RealHost {
         self.pool(pool).ok().map(|pool| pool.directory().to_owned())
     }
 
-    fn namespaces(&self, pid: u32) -> Result<BTreeMap<String, bool>, StepError> {
-        let of = |process: &str, kind: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}"));
-        let compare = |kind: model::NamespaceKind| {
-            let kind = kind.as_str();
-            let own = of(&pid.to_string(), kind)? != of("self", kind)?;
-            Ok((kind.to_owned(), own))
+    fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {
+        let inode = |kind: NamespaceKind| {
+            let link = std::fs::read_link(format!("/proc/{pid}/ns/{}", kind.as_str()))?;
+            // As `net:[4026531840]`, see namespaces(7).
+            let number = link.to_str().and_then(|text| text.split(['[', ']']).nth(1)?.parse().ok());
+            number.ok_or_else(|| std::io::Error::other(format!("{} is no namespace", link.display())))
         };
-        let found: std::io::Result<_> = model::NamespaceKind::ALL.into_iter().map(compare).collect();
+        let found: std::io::Result<_> = NamespaceKind::ALL
+            .into_iter()
+            .filter(|kind| *kind != NamespaceKind::Time || self.facts.time_namespaces)
+            .map(|kind| Ok((kind, inode(kind)?)))
+            .collect();
         found.map_err(|e| words::because("explain", &e))
     }
 

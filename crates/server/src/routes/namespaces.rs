@@ -1,0 +1,137 @@
+//! Namespaces: which there are, who lives in them, and who shares what with whom. Extension `sysctl_namespaces`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use engine::InstanceView;
+use model::{InstanceId, NamespaceKind, Namespaces, ProjectName, Share};
+use sysctl_api::{InstanceNamespace, NamespaceView};
+
+use crate::App;
+use crate::error::ApiError;
+use crate::render::graph;
+use crate::reply::{self, Answer};
+use crate::request::Caller;
+
+/// An instance that runs, and the inode of each of its namespaces.
+struct Resident {
+    view: Arc<InstanceView>,
+    namespaces: Namespaces,
+    inodes: BTreeMap<NamespaceKind, u64>,
+}
+
+impl Resident {
+    fn name(&self) -> String {
+        self.view.record.name.to_string()
+    }
+}
+
+pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let found = views(&app, &caller.project()?)?;
+    if caller.query.recursion() == 0 {
+        let urls: Vec<String> = found.iter().map(|v| format!("/1.0/namespaces/{}/{}", v.kind, v.inode)).collect();
+        return Ok(reply::sync(&urls));
+    }
+    Ok(reply::sync(&found))
+}
+
+/// The same as a picture: `text`, `json`, `dot` or `mermaid`.
+pub(crate) async fn draw(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let found = views(&app, &caller.project()?)?;
+    let text = match caller.query.get("format").unwrap_or("json") {
+        "json" => return Ok(reply::sync(&graph::of(&found))),
+        "text" => graph::text(&graph::of(&found)),
+        "dot" => graph::dot(&graph::of(&found)),
+        "mermaid" => graph::mermaid(&graph::of(&found)),
+        other => return Err(ApiError::bad(format!("format: {other:?} is not known: text, json, dot or mermaid"))),
+    };
+    Ok(reply::sync(&text))
+}
+
+/// Whose namespaces one instance lives in.
+pub(crate) async fn of_instance(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller) -> Answer {
+    let project = caller.project()?;
+    let view = app.engine.instance(&project, &name)?;
+    let namespaces = app.engine.sandbox(&view.record)?.namespaces;
+    let inodes = view.pid().map(|pid| app.access.namespaces(pid)).transpose()?.unwrap_or_default();
+    let all = views(&app, &project)?;
+    let entries: Vec<InstanceNamespace> = NamespaceKind::ALL
+        .into_iter()
+        .map(|kind| {
+            let inode = inodes.get(&kind).copied().unwrap_or(0);
+            let same = all.iter().find(|v| v.kind == kind.as_str() && v.inode == inode);
+            let mut shared_with: Vec<String> =
+                same.iter().flat_map(|v| &v.holders).filter(|holder| **holder != name).cloned().collect();
+            if same.is_some_and(|v| v.owner == "host") {
+                shared_with.insert(0, "host".into());
+            }
+            InstanceNamespace {
+                kind: kind.as_str().into(),
+                mode: mode(&app, namespaces.of(kind)),
+                inode,
+                shared_with,
+                own: *namespaces.of(kind) != Share::Host && !namespaces.foreign.contains(&kind),
+            }
+        })
+        .collect();
+    Ok(reply::sync(&entries))
+}
+
+/// A share as its key has it.
+pub(crate) fn mode(app: &App, share: &Share) -> String {
+    match share {
+        Share::Private => "private".into(),
+        Share::Host => "host".into(),
+        Share::Path(path) => format!("path:{path}"),
+        Share::Instance(id) => format!("instance:{}", name_of(app, *id)),
+    }
+}
+
+fn name_of(app: &App, id: InstanceId) -> String {
+    app.engine.name_of(id).map_or_else(|| id.to_string(), |name| name.to_string())
+}
+
+/// Every namespace that an instance of the project lives in.
+fn views(app: &App, project: &ProjectName) -> Result<Vec<NamespaceView>, ApiError> {
+    let mut residents = Vec::new();
+    for view in app.engine.instances().into_iter().filter(|view| view.record.project == *project) {
+        let Some(pid) = view.pid() else { continue };
+        // One that has just ended lives nowhere.
+        let Ok(inodes) = app.access.namespaces(pid) else { continue };
+        residents.push(Resident { namespaces: app.engine.sandbox(&view.record)?.namespaces, view, inodes });
+    }
+    let host = app.access.namespaces(std::process::id())?;
+    Ok(by_namespace(&residents, &host))
+}
+
+fn by_namespace(residents: &[Resident], host: &BTreeMap<NamespaceKind, u64>) -> Vec<NamespaceView> {
+    let mut holders: BTreeMap<(NamespaceKind, u64), BTreeSet<String>> = BTreeMap::new();
+    for resident in residents {
+        for (kind, inode) in &resident.inodes {
+            holders.entry((*kind, *inode)).or_default().insert(resident.name());
+        }
+    }
+    let owner = |kind: NamespaceKind, inode: u64| {
+        if host.get(&kind) == Some(&inode) {
+            return "host".to_owned();
+        }
+        let mut inside = residents.iter().filter(|r| r.inodes.get(&kind) == Some(&inode));
+        let maker = inside.clone().find(|r| *r.namespaces.of(kind) == Share::Private);
+        let pinned = inside.find_map(|r| match r.namespaces.of(kind) {
+            Share::Path(path) => Some(path.clone()),
+            Share::Private | Share::Host | Share::Instance(_) => None,
+        });
+        // Kept alive by those who live in it, after its maker has ended.
+        maker.map(Resident::name).or(pinned).unwrap_or_else(|| "gone".into())
+    };
+    holders
+        .into_iter()
+        .map(|((kind, inode), holders)| NamespaceView {
+            kind: kind.as_str().into(),
+            inode,
+            owner: owner(kind, inode),
+            holders: holders.into_iter().collect(),
+        })
+        .collect()
+}
