@@ -269,6 +269,7 @@ impl Worker<'_> {
             let _ = accepted.send(Err(Error::NotFound("Instance not found".into())));
             return;
         }
+        let verb = verb.meant(before.wish.power);
         let after = match self.decide(&before, &verb, expect) {
             Ok(after) => after,
             Err(error) => {

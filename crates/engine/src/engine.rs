@@ -458,8 +458,9 @@ impl Engine {
     /// The steps that a verb would take, without doing them.
     pub fn plan_verb(&self, project: &ProjectName, name: &str, verb: &Verb) -> Result<Vec<Step>> {
         let view = self.instance(project, name)?;
-        let (mut wish, _) = crate::verbs::next(&view.record, verb)?;
-        self.shared.check_sharing(&view.record, verb, &wish)?;
+        let verb = verb.clone().meant(view.record.wish.power);
+        let (mut wish, _) = crate::verbs::next(&view.record, &verb)?;
+        self.shared.check_sharing(&view.record, &verb, &wish)?;
         if matches!(verb, Verb::Update(_) | Verb::Patch(_)) {
             self.shared.regrant(&view.record, &mut wish)?;
         }

@@ -101,6 +101,14 @@ impl Verb {
             Verb::Delete => "instance-deleted",
         }
     }
+
+    /// What it means for an instance in that state: clients call going on after a pause a start, too.
+    pub(crate) fn meant(self, now: Power) -> Verb {
+        match (self, now) {
+            (Verb::Start, Power::On { frozen: true, .. }) => Verb::Thaw,
+            (verb, _) => verb,
+        }
+    }
 }
 
 /// The wish after a verb, and the newest boot number then. NICs and ids are the caller's to give.

@@ -143,7 +143,8 @@ impl Ask {
         };
         let power = |power| Some(Some(Instance { power, ..instance }));
         match (self, instance.power) {
-            (Ask::Start, Power::Stopped) | (Ask::Thaw, Power::Frozen) => power(Power::Running),
+            // Going on after a pause may be called a start, too.
+            (Ask::Start, Power::Stopped | Power::Frozen) | (Ask::Thaw, Power::Frozen) => power(Power::Running),
             (Ask::Stop { .. }, Power::Running | Power::Frozen) => Some(stopped(instance)),
             (Ask::Restart { .. }, Power::Running | Power::Frozen) => power(Power::Running),
             (Ask::Freeze, Power::Running) => power(Power::Frozen),

@@ -44,13 +44,7 @@ fn verb(put: &StatePut) -> Result<Verb, ApiError> {
 
 pub(crate) async fn put(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller, body: Bytes) -> Answer {
     let put: StatePut = request::body(&body)?;
-    let mut verb = verb(&put)?;
-    // Clients call going on after a pause a start, too.
-    let view = app.engine.instance(&caller.project()?, &name)?;
-    if verb == Verb::Start && matches!(view.record.wish.power, Power::On { frozen: true, .. }) {
-        verb = Verb::Thaw;
-    }
-    ask(&app, &caller, &name, verb).await
+    ask(&app, &caller, &name, verb(&put)?).await
 }
 
 /// The same for all instances of a project that it makes a difference for.
@@ -62,7 +56,7 @@ pub(crate) async fn put_all(State(app): State<Arc<App>>, caller: Caller, body: B
     let mut last = None;
     for view in app.engine.instances().iter().filter(|view| view.record.project == project) {
         let applies = match (&verb, view.record.wish.power) {
-            (Verb::Start, Power::Off) => true,
+            (Verb::Start, Power::Off | Power::On { frozen: true, .. }) => true,
             (Verb::Stop(_) | Verb::Restart(_), Power::On { .. }) => true,
             (Verb::Freeze, Power::On { frozen, .. }) => !frozen,
             (Verb::Thaw, Power::On { frozen, .. }) => frozen,
