@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{DeviceName, Mac, NetworkName, PoolName};
+use model::{DeviceName, DiskRates, Mac, NetworkName, PoolName};
 
 use crate::Invalid;
 use crate::written::Map;
@@ -14,6 +14,8 @@ pub struct RootChoice {
     pub device: DeviceName,
     /// Its pool.
     pub pool: PoolName,
+    /// Most traffic.
+    pub rates: DiskRates,
 }
 
 /// A NIC on a managed network.
@@ -115,9 +117,33 @@ fn root(device: DeviceName, mut keys: Keys<'_>) -> Result<RootChoice, Invalid> {
         let reason = "only the root disk (path=/) is supported";
         return Err(keys.invalid("path", path.as_deref().unwrap_or(""), reason));
     }
-    let choice = RootChoice { device, pool: keys.required("pool")? };
-    keys.finish("path, pool")?;
+    let choice = RootChoice { device, pool: keys.required("pool")?, rates: rates(&mut keys)? };
+    keys.finish("limits.max, limits.read, limits.write, path, pool")?;
     Ok(choice)
+}
+
+/// `limits.max` stands for both ways.
+fn rates(keys: &mut Keys<'_>) -> Result<DiskRates, Invalid> {
+    let mut found = [(None, None); 3];
+    for (slot, key) in found.iter_mut().zip(["limits.read", "limits.write", "limits.max"]) {
+        let Some(value) = keys.take(key) else { continue };
+        let reason = "bytes each second like 10MB, operations each second like 500iops, or both with a comma between";
+        *slot = crate::limits::rate(&value).ok_or_else(|| keys.invalid(key, &value, reason))?;
+    }
+    let [read, write, both] = found;
+    if both != (None, None) && (read, write) != ((None, None), (None, None)) {
+        return Err(keys.invalid(
+            "limits.max",
+            "",
+            "limits.max stands for both ways: leave out limits.read and limits.write",
+        ));
+    }
+    Ok(DiskRates {
+        read_bytes: read.0.or(both.0),
+        write_bytes: write.0.or(both.0),
+        read_ops: read.1.or(both.1),
+        write_ops: write.1.or(both.1),
+    })
 }
 
 fn nic(device: DeviceName, mut keys: Keys<'_>) -> Result<NicChoice, Invalid> {

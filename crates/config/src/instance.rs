@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use model::limits::{CpuAllowance, CpuSelection, Memory, parse_cpu_list};
-use model::{Bytes, Limits, MountMode, Seccomp};
+use model::{Limits, MountMode, Seccomp};
 
 use crate::devices::{self, DeviceKind, NicChoice, RootChoice};
 use crate::grain::{self, GrainChoice};
 use crate::keys::{FOREIGN, Kind, describe_kind, find_key};
+use crate::limits::{allowance, cpus, limits, memory, percent, swap, time_us};
 use crate::written::{Expanded, Map, Written};
 use crate::{INSTANCE_KEYS, Invalid};
 
@@ -50,8 +50,9 @@ pub fn parse_instance(expanded: &Expanded) -> Result<InstanceConfig, Invalid> {
     let config = &expanded.config;
     config.iter().try_for_each(|(key, value)| check(key, value))?;
     let (root, nics) = parse_devices(expanded)?;
+    let limits = Limits { disk_rates: root.rates, ..limits(config) };
     Ok(InstanceConfig {
-        limits: limits(config)?,
+        limits,
         sandbox: sandbox(config)?,
         grain: grain::parse(config)?,
         environment: environment(config),
@@ -81,8 +82,12 @@ fn check(key: &str, value: &str) -> Result<(), Invalid> {
             Kind::Integer(low, high) => value.parse::<u64>().is_ok_and(|n| (low..=high).contains(&n)),
             Kind::OneOf(words) => words.contains(&value),
             Kind::Memory => memory(value).is_some(),
+            Kind::Size => value.parse::<model::Bytes>().is_ok(),
+            Kind::Swap => swap(value).is_some(),
             Kind::Cpus => cpus(value).is_some(),
             Kind::Allowance => allowance(value).is_some(),
+            Kind::Time => time_us(value).is_some_and(|us| us > 0),
+            Kind::Percent => percent(value).is_some(),
             Kind::Capabilities => capabilities(value).is_some(),
             Kind::Share => grain::share(value).is_some(),
             Kind::Preset => grain::preset(value).is_some(),
@@ -119,33 +124,6 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-fn memory(text: &str) -> Option<Memory> {
-    match text.strip_suffix('%') {
-        Some(percent) => percent.trim().parse().ok().filter(|p| (1..=100).contains(p)).map(Memory::Percent),
-        // Less than this does not even hold a shell.
-        None => text.parse::<Bytes>().ok().filter(|b| b.0 >= 1 << 20).map(Memory::Bytes),
-    }
-}
-
-fn cpus(text: &str) -> Option<CpuSelection> {
-    match text.parse::<u32>() {
-        Ok(count) => (count > 0).then_some(CpuSelection::Count(count)),
-        Err(_) => parse_cpu_list(text).filter(|ids| !ids.is_empty()).map(CpuSelection::Set),
-    }
-}
-
-fn allowance(text: &str) -> Option<CpuAllowance> {
-    if let Some(percent) = text.strip_suffix('%') {
-        return percent.trim().parse().ok().filter(|p| (1..=100_000).contains(p)).map(CpuAllowance::Soft);
-    }
-    let (quota, period) = text.split_once('/')?;
-    let us = |text: &str| text.trim().strip_suffix("ms")?.trim().parse::<u64>().ok()?.checked_mul(1000);
-    let (quota_us, period_us) = (us(quota)?, us(period)?);
-    // Bounds of the kernel's bandwidth control: quota from 1 ms, period from 1 ms to 1 s.
-    let fine = quota_us >= 1000 && (1000..=1_000_000).contains(&period_us);
-    fine.then_some(CpuAllowance::Hard { quota_us, period_us })
-}
-
 /// Capabilities to keep and to drop.
 fn capabilities(text: &str) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
     let (mut more, mut fewer) = (BTreeSet::new(), BTreeSet::new());
@@ -165,20 +143,8 @@ fn capabilities(text: &str) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
     Some((more, fewer))
 }
 
-fn given<'a>(config: &'a Map, key: &str) -> Option<&'a str> {
+pub(crate) fn given<'a>(config: &'a Map, key: &str) -> Option<&'a str> {
     config.get(key).map(String::as_str).filter(|value| !value.is_empty())
-}
-
-fn limits(config: &Map) -> Result<Limits, Invalid> {
-    Ok(Limits {
-        memory: given(config, "limits.memory").and_then(memory),
-        memory_soft: given(config, "limits.memory.enforce") == Some("soft"),
-        memory_swap: given(config, "limits.memory.swap").and_then(boolean),
-        cpu: given(config, "limits.cpu").and_then(cpus),
-        cpu_allowance: given(config, "limits.cpu.allowance").and_then(allowance),
-        cpu_priority: given(config, "limits.cpu.priority").and_then(|v| v.parse().ok()),
-        processes: given(config, "limits.processes").and_then(|v| v.parse().ok()),
-    })
 }
 
 fn sandbox(config: &Map) -> Result<SandboxChoice, Invalid> {
@@ -234,28 +200,14 @@ fn parse_devices(expanded: &Expanded) -> Result<(RootChoice, Vec<NicChoice>), In
 
 #[cfg(test)]
 mod tests {
+    use model::DiskRates;
+
     use super::*;
 
     fn expanded(config: &[(&str, &str)]) -> Expanded {
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<Map>();
         let root = map(&[("type", "disk"), ("path", "/"), ("pool", "default")]);
         Expanded { config: map(config), devices: [("root".to_owned(), root)].into() }
-    }
-
-    fn limits_of(config: &[(&str, &str)]) -> Limits {
-        parse_instance(&expanded(config)).expect("valid").limits
-    }
-
-    #[test]
-    fn limits_are_typed() {
-        assert_eq!(limits_of(&[("limits.memory", "2GiB")]).memory, Some(Memory::Bytes(Bytes(2 << 30))));
-        assert_eq!(limits_of(&[("limits.memory", "25%")]).memory, Some(Memory::Percent(25)));
-        assert_eq!(limits_of(&[("limits.cpu", "2")]).cpu, Some(CpuSelection::Count(2)));
-        assert_eq!(limits_of(&[("limits.cpu", "0-1,3")]).cpu, Some(CpuSelection::Set(vec![0, 1, 3])));
-        assert_eq!(limits_of(&[("limits.cpu.allowance", "50%")]).cpu_allowance, Some(CpuAllowance::Soft(50)));
-        let hard = CpuAllowance::Hard { quota_us: 25_000, period_us: 100_000 };
-        assert_eq!(limits_of(&[("limits.cpu.allowance", "25ms/100ms")]).cpu_allowance, Some(hard));
-        assert_eq!(limits_of(&[("limits.processes", "")]).processes, None);
     }
 
     #[test]
@@ -269,6 +221,13 @@ mod tests {
             ("limits.cpu.allowance", "25ms/9000ms", "25ms/100ms"),
             ("limits.processes", "-1", "1 to"),
             ("limits.memory.enforce", "maybe", "hard or soft"),
+            ("limits.memory.high", "10", "512MiB"),
+            ("limits.memory.swap", "some", "true or false"),
+            ("limits.memory.zswap", "25%", "512MiB"),
+            ("limits.cpu.burst", "0ms", "25ms"),
+            ("limits.cpu.uclamp.min", "101%", "12.5%"),
+            ("limits.disk.priority", "11", "0 to 10"),
+            ("limits.hugepages.2MB", "many", "512MiB"),
             ("security.nesting", "perhaps", "true or false"),
             ("security.caps", "sys_time", "+"),
             ("security.caps", "+flying", "+"),
@@ -306,6 +265,17 @@ mod tests {
             (vec![("type", "nic"), ("network", "br0"), ("hwaddr", "01:00:00:00:00:00")], "unicast"),
             (vec![("type", "nic"), ("network", "br0"), ("mtu", "9")], "1280"),
             (vec![("type", "nic"), ("network", "br0"), ("name", "a/b")], "characters"),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "default"), ("limits.read", "0")], "500iops"),
+            (
+                vec![
+                    ("type", "disk"),
+                    ("path", "/"),
+                    ("pool", "default"),
+                    ("limits.max", "1MB"),
+                    ("limits.read", "1MB"),
+                ],
+                "limits.max",
+            ),
             (vec![("type", "gpu")], "not supported"),
             (vec![("path", "/")], "required"),
             (vec![("type", "disk"), ("path", "/"), ("pool", "default")], "root disk already"),
@@ -313,6 +283,16 @@ mod tests {
             let error = with("dev", &pairs).expect_err(word).to_string();
             assert!(error.contains(word), "{error}");
         }
+        let mut limited = expanded(&[]);
+        let root = limited.devices.get_mut("root").expect("root");
+        root.insert("limits.max".into(), "10MB,30iops".into());
+        let both = DiskRates {
+            read_bytes: Some(10_000_000),
+            write_bytes: Some(10_000_000),
+            read_ops: Some(30),
+            write_ops: Some(30),
+        };
+        assert_eq!(parse_instance(&limited).expect("valid").limits.disk_rates, both);
         let mut none = expanded(&[]);
         none.devices.clear();
         assert!(parse_instance(&none).expect_err("no root").to_string().contains("no root disk"));

@@ -11,10 +11,18 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// A size, or a share of the host's memory like `50%`.
     Memory,
+    /// A size.
+    Size,
+    /// Whether there is swap, or a size.
+    Swap,
     /// A number of CPUs, or a set of their ids like `0-3,7`.
     Cpus,
     /// `50%` of a CPU when others want it, or a hard `25ms/100ms`.
     Allowance,
+    /// A time like `25ms`.
+    Time,
+    /// A share of a hundred like `12.5%`.
+    Percent,
     /// Changes to the set of kept capabilities, like `+sys_time,-net_raw`.
     Capabilities,
     /// Whose namespace of a kind: `private`, `host`, `instance:NAME`, `path:FILE`.
@@ -69,6 +77,11 @@ const fn key_of(
     Key { name, kind, default, live, doc, extension }
 }
 
+/// A limit of ours, live like all of them.
+const fn limit(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, default, live: Live::Now, doc, extension: "sysctl_limits_sync" }
+}
+
 /// All keys of instances and profiles.
 pub const INSTANCE_KEYS: &[Key] = &[
     key(
@@ -87,7 +100,42 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Live::Now,
         "How much CPU time it gets: a share when others want it too, or a hard quota in each period.",
     ),
+    limit(
+        "limits.cpu.burst",
+        Kind::Time,
+        "none",
+        "CPU time of a hard allowance that was not used in one period and may be used in a later one.",
+    ),
+    limit(
+        "limits.cpu.idle",
+        Kind::Bool,
+        "false",
+        "Run only while no other instance and nothing on the host wants the CPU.",
+    ),
     key("limits.cpu.priority", Kind::Integer(0, 10), "10", Live::Now, "Weight against instances with the same share."),
+    limit(
+        "limits.cpu.uclamp.max",
+        Kind::Percent,
+        "100%",
+        "Most speed of the CPUs that its processes are placed by, which keeps them on slow ones.",
+    ),
+    limit(
+        "limits.cpu.uclamp.min",
+        Kind::Percent,
+        "0%",
+        "Least speed of the CPUs that its processes are placed by, which keeps them on fast ones.",
+    ),
+    limit(
+        "limits.disk.latency",
+        Kind::Time,
+        "none",
+        "How long a request to the root disk should take at most; others on the disk wait for it.",
+    ),
+    key("limits.disk.priority", Kind::Integer(0, 10), "5", Live::Now, "Weight against others on the same disk."),
+    key("limits.hugepages.1GB", Kind::Size, "no limit", Live::Now, "Most memory in huge pages of 1 GB."),
+    key("limits.hugepages.1MB", Kind::Size, "no limit", Live::Now, "Most memory in huge pages of 1 MB."),
+    key("limits.hugepages.2MB", Kind::Size, "no limit", Live::Now, "Most memory in huge pages of 2 MB."),
+    key("limits.hugepages.64KB", Kind::Size, "no limit", Live::Now, "Most memory in huge pages of 64 KB."),
     key("limits.memory", Kind::Memory, "all but 1 GiB of the host's", Live::Now, "Most memory that it may use."),
     key(
         "limits.memory.enforce",
@@ -96,7 +144,33 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Live::Now,
         "Whether a process is killed beyond the limit (hard) or the instance only slowed down (soft).",
     ),
-    key("limits.memory.swap", Kind::Bool, "as the host has it", Live::Now, "Whether its memory may be swapped out."),
+    limit(
+        "limits.memory.high",
+        Kind::Memory,
+        "none",
+        "Beyond it the instance is slowed down; with cgroup v1 its memory is only the first to be taken when the host is short.",
+    ),
+    limit(
+        "limits.memory.low",
+        Kind::Memory,
+        "none",
+        "Memory that is taken away only when nobody else has any to give.",
+    ),
+    limit("limits.memory.min", Kind::Memory, "none", "Memory that is never taken away."),
+    limit(
+        "limits.memory.oom_group",
+        Kind::Bool,
+        "false",
+        "Out of memory, all its processes are killed together instead of one.",
+    ),
+    key(
+        "limits.memory.swap",
+        Kind::Swap,
+        "as the host has it",
+        Live::Now,
+        "Whether its memory may be swapped out, or how much of it.",
+    ),
+    limit("limits.memory.zswap", Kind::Size, "no limit", "Most memory in the compressed cache before swap."),
     key("limits.processes", Kind::Integer(1, 4_194_304), "16384", Live::Now, "Most processes and threads."),
     key_of(
         "namespaces.cgroup",
@@ -240,6 +314,10 @@ pub fn describe_kind(kind: Kind) -> String {
         Kind::Integer(low, high) => format!("a whole number from {low} to {high}"),
         Kind::OneOf(words) => words.join(" or "),
         Kind::Memory => "a size like 512MiB or 2GB, or a share of the host's memory like 25%".into(),
+        Kind::Size => "a size like 512MiB or 2GB".into(),
+        Kind::Swap => "true or false, or a size like 512MiB".into(),
+        Kind::Time => "a time like 25ms".into(),
+        Kind::Percent => "a share like 12.5%, up to 100%".into(),
         Kind::Cpus => "a number of CPUs like 2, or their ids like 0-1,3 (one alone: 3-3)".into(),
         Kind::Allowance => "a share like 50%, or a quota in a period like 25ms/100ms".into(),
         Kind::Capabilities => "capabilities with + or - before each, like +sys_time,-net_raw".into(),

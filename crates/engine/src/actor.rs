@@ -468,11 +468,12 @@ impl Worker<'_> {
 
     async fn apply(&self, step: &Step) -> std::result::Result<(), StepError> {
         tracing::debug!(instance = %self.instance.id, step = step.name(), "apply");
-        let done = self.shared.host.apply(step, &|_| {}).await;
-        if let (Step::Start { boot }, Ok(_)) = (step, &done) {
+        let effect = self.shared.host.apply(step, &|_| {}).await?;
+        if let Step::Start { boot } = step {
             self.instance.pace.started(boot.generation, Instant::now());
         }
-        done.map(|effect| debug_assert_eq!(effect, Effect::Done))
+        debug_assert!(!matches!(effect, Effect::Image(_)), "{} makes no image", step.name());
+        Ok(())
     }
 
     /// Ends what was under way: the operation's document, the record without its traces, and the events ride one commit.

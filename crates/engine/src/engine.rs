@@ -509,6 +509,7 @@ impl Engine {
             ids: IdMap { base: 0, count: 0 },
         };
         let config = catalog.config(&new.project, &wish)?;
+        self.shared.check_limits(&catalog, &config)?;
         wish.ids = catalog.allocator.ids(if config.sandbox.nesting { IdMap::NESTING } else { IdMap::ORDINARY })?;
         wish.nics = match grant_nics(&mut catalog, &config, &BTreeMap::new(), id) {
             Ok(nics) => nics,

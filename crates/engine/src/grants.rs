@@ -14,6 +14,7 @@ impl Shared {
     pub(crate) fn regrant(&self, before: &InstanceRecord, wish: &mut WishState) -> Result<()> {
         let mut catalog = self.catalog_mut();
         let config = catalog.config(&before.project, wish)?;
+        self.check_limits(&catalog, &config)?;
         if config.root.pool != before.pool {
             return Err(Error::Invalid("The pool of a root disk can't be changed; copy the instance instead".into()));
         }
@@ -40,6 +41,21 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Refuses limits that this host cannot keep.
+    pub(crate) fn check_limits(&self, catalog: &Catalog, config: &config::InstanceConfig) -> Result<()> {
+        let limits = &config.limits;
+        plan::refuse_limits(limits, self.host.facts())?;
+        let pool = catalog.pools.get(&config.root.pool).filter(|pool| !pool.spec.source.is_empty());
+        match pool {
+            // Which disk that is was not looked for.
+            Some(pool) if limits.disk_rates != Default::default() || limits.disk_latency_us.is_some() => {
+                let text = format!("Storage pool {} is elsewhere: limits of its disk are not offered", pool.spec.name);
+                Err(Error::Invalid(text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes back what was given out to an instance meanwhile, and is not its own in the end.

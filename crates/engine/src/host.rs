@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::step::Step;
-use model::{Boot, Fingerprint, HostFacts, InstanceId, InstanceName, Mac, NetworkName, Observed, PoolName};
+use model::{Boot, Fingerprint, HostFacts, InstanceId, InstanceName, KnobChange, Mac, NetworkName, Observed, PoolName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -105,6 +105,8 @@ pub enum Effect {
     Done,
     /// An image was taken or built.
     Image(Box<ImageFacts>),
+    /// Knobs were turned; those that were at their setting already are not among them.
+    Turned(Vec<KnobChange>),
 }
 
 /// An image as its files say.

@@ -135,7 +135,7 @@ async fn work(
 
 async fn apply(shared: &Arc<Shared>, step: &Step, tell: &(dyn Fn(&str) + Send + Sync)) -> Result<Option<ImageFacts>> {
     match shared.host.apply(step, tell).await? {
-        Effect::Done => Ok(None),
+        Effect::Done | Effect::Turned(_) => Ok(None),
         Effect::Image(facts) => Ok(Some(*facts)),
     }
 }

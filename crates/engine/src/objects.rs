@@ -341,7 +341,7 @@ impl Engine {
 
     /// Makes a profile.
     pub async fn create_profile(&self, profile: ProfileRecord) -> Result<()> {
-        check_profile(&profile.written)?;
+        self.check_profile(&profile.written)?;
         let key = (profile.project.clone(), profile.name.clone());
         {
             let mut catalog = self.shared.catalog_mut();
@@ -359,7 +359,7 @@ impl Engine {
 
     /// Changes a profile; instances that use it are looked at again. `expect` is the entity tag that the caller saw.
     pub async fn change_profile(&self, profile: ProfileRecord, expect: Option<String>) -> Result<()> {
-        check_profile(&profile.written)?;
+        self.check_profile(&profile.written)?;
         let before = self.profile(&profile.project, profile.name.as_str())?;
         expect_tag(expect, crate::etag::of(&(&before.written, &before.description)))?;
         self.shared.submit_and_wait(Class::Wish, vec![profile.put()]).await?;
@@ -412,6 +412,12 @@ impl Engine {
         self.shared.catalog().projects.values().cloned().collect()
     }
 
+    /// The keys of a profile must make sense by themselves, on this host; a root disk may come from elsewhere.
+    fn check_profile(&self, written: &Written) -> Result<()> {
+        config::check_profile(written)?;
+        Ok(plan::refuse_limits(&config::limits(&written.config), self.facts())?)
+    }
+
     /// Seconds since 1970, for whoever needs the same clock.
     pub fn now_s(&self) -> i64 {
         clock::now_ms() / 1000
@@ -424,9 +430,4 @@ pub(crate) fn expect_tag(expect: Option<String>, found: String) -> Result<()> {
         Some(wanted) if wanted != found => Err(Error::Stale { wanted: wanted.to_owned(), found }),
         _ => Ok(()),
     }
-}
-
-/// The keys of a profile must make sense by themselves; a root disk may come from elsewhere.
-fn check_profile(written: &Written) -> Result<()> {
-    config::check_profile(written).map_err(Error::from)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::Knob;
+use crate::knob::{BlockDevice, Knob};
 
 /// How the host's control groups are laid out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,8 @@ pub struct HostFacts {
     pub cgroups: CgroupLayout,
     /// Knobs that this kernel has for a guest's group.
     pub knobs: BTreeSet<Knob>,
+    /// The disk under the state directory, which pools are on unless they say otherwise; `None` when it is no one disk.
+    pub disk: Option<BlockDevice>,
     /// How overlays are made.
     pub overlay: OverlayWay,
     /// `/proc` of any pid namespace can be mounted by descriptor (Linux 6.17 and newer).

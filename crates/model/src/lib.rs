@@ -4,6 +4,7 @@
 
 pub mod facts;
 pub mod id;
+pub mod knob;
 pub mod limits;
 pub mod name;
 pub mod net;
@@ -17,7 +18,8 @@ mod fuzz;
 
 pub use facts::{CgroupLayout, HostFacts, OverlayWay, V1Hierarchy};
 pub use id::{Boot, BootGen, Fingerprint, IdMap, InstanceId, RootGen};
-pub use limits::{Bytes, CpuAllowance, CpuSelection, Knob, Limits, Memory, Setting, Settings};
+pub use knob::{BlockDevice, DiskRates, Knob, KnobChange, Setting, Settings};
+pub use limits::{Bytes, CpuAllowance, CpuSelection, Limits, Memory, Swap};
 pub use name::{DeviceName, InstanceName, InvalidName, NetworkName, PoolName, ProfileName, ProjectName};
 pub use net::{Cidr, Mac, NetworkSpec, NicSpec};
 pub use observed::{BootSeen, End, GroupSeen, GuestSeen, NicSeen, Observed};

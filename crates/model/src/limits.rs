@@ -1,10 +1,11 @@
 //! Limits as users ask for them, and as kernels are told.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::knob::{DiskRates, Knob};
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,6 +74,15 @@ pub enum CpuAllowance {
     },
 }
 
+/// How much of an instance's memory may be swapped out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swap {
+    /// All of it, or nothing.
+    Allowed(bool),
+    /// So many bytes.
+    Bytes(Bytes),
+}
+
 /// The limits of an instance as its definition asks for them; `None` means the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -81,87 +91,43 @@ pub struct Limits {
     pub memory: Option<Memory>,
     /// Beyond [`Self::memory`] the guest is slowed down rather than killed.
     pub memory_soft: bool,
-    /// Whether the guest may be swapped out; `None` lets the host decide.
-    pub memory_swap: Option<bool>,
+    /// Memory beyond which the guest is slowed down.
+    pub memory_high: Option<Memory>,
+    /// Memory that is taken away only when nobody else has any to give.
+    pub memory_low: Option<Memory>,
+    /// Memory that is never taken away.
+    pub memory_min: Option<Memory>,
+    /// Whether the guest may be swapped out, and how much of it; `None` lets the host decide.
+    pub memory_swap: Option<Swap>,
+    /// Most memory in the compressed cache before swap.
+    pub memory_zswap: Option<Bytes>,
+    /// Out of memory, all processes are killed together.
+    pub memory_oom_group: bool,
     /// CPUs.
     pub cpu: Option<CpuSelection>,
     /// CPU time.
     pub cpu_allowance: Option<CpuAllowance>,
+    /// CPU time that was not used and may be used later, in microseconds.
+    pub cpu_burst_us: Option<u64>,
+    /// It runs only while nobody else wants to.
+    pub cpu_idle: bool,
     /// Weight against other instances, 0 (least) to 10.
     pub cpu_priority: Option<u8>,
+    /// Least speed of the CPUs that it runs on, in hundredths of a percent.
+    pub cpu_uclamp_min: Option<u32>,
+    /// Most speed of the CPUs that it runs on, in hundredths of a percent.
+    pub cpu_uclamp_max: Option<u32>,
     /// Most processes and threads.
     pub processes: Option<u64>,
+    /// Weight against other instances on the same disk, 0 (least) to 10.
+    pub disk_priority: Option<u8>,
+    /// Most traffic of the root disk.
+    pub disk_rates: DiskRates,
+    /// How long a request to the root disk should take at most, in microseconds.
+    pub disk_latency_us: Option<u64>,
+    /// Most memory in huge pages, by the knob of their size.
+    pub hugepages: BTreeMap<Knob, Bytes>,
 }
-
-/// One thing that a control group can be told, named after the file of cgroup2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Knob {
-    /// `memory.high`: beyond it the guest is slowed down. In bytes.
-    MemoryHigh,
-    /// `memory.max`: beyond it the guest's processes are killed. In bytes.
-    MemoryMax,
-    /// `memory.swap.max`, in bytes.
-    MemorySwapMax,
-    /// `cpu.max`: microseconds in each period.
-    CpuMax,
-    /// `cpu.weight`, 1 to 10000, by default 100.
-    CpuWeight,
-    /// `cpuset.cpus`.
-    CpusetCpus,
-    /// `pids.max`.
-    PidsMax,
-}
-
-impl Knob {
-    /// Every knob, in the order in which they are raised.
-    pub const ALL: [Knob; 7] = [
-        Knob::MemoryMax,
-        Knob::MemoryHigh,
-        Knob::MemorySwapMax,
-        Knob::CpuMax,
-        Knob::CpuWeight,
-        Knob::CpusetCpus,
-        Knob::PidsMax,
-    ];
-
-    /// The controller that the knob belongs to.
-    pub fn controller(self) -> &'static str {
-        match self {
-            Knob::MemoryHigh | Knob::MemoryMax | Knob::MemorySwapMax => "memory",
-            Knob::CpuMax | Knob::CpuWeight => "cpu",
-            Knob::CpusetCpus => "cpuset",
-            Knob::PidsMax => "pids",
-        }
-    }
-}
-
-/// What a knob is set to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Setting {
-    /// No limit.
-    Unlimited,
-    /// A number in the knob's unit.
-    Number(u64),
-    /// Quota and period in microseconds.
-    Quota(u64, u64),
-    /// A list of CPU ids; empty means those of the parent group.
-    Cpus(Vec<u32>),
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Setting::Unlimited => f.write_str("max"),
-            Setting::Number(n) => write!(f, "{n}"),
-            Setting::Quota(quota, period) => write!(f, "{quota} {period}"),
-            Setting::Cpus(ids) => f.write_str(&format_cpu_list(ids)),
-        }
-    }
-}
-
-/// The state of all knobs of one group that this host has.
-pub type Settings = BTreeMap<Knob, Setting>;
 
 /// Processors that a kernel can be built for at most (`CONFIG_NR_CPUS`).
 const MAX_CPUS: usize = 8192;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BootGen, RootGen};
-use crate::limits::Settings;
+use crate::knob::Settings;
 use crate::name::DeviceName;
 use crate::net::Mac;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Boot, Fingerprint, InstanceId, RootGen};
-use crate::limits::Settings;
+use crate::knob::Settings;
 use crate::name::{DeviceName, NetworkName, PoolName};
 use crate::net::{NetworkSpec, NicSpec};
 use crate::wish::{InstanceSpec, PoolSpec, RootSource};
@@ -62,11 +62,11 @@ pub enum Step {
         /// Which boot.
         boot: Boot,
     },
-    /// Set the knobs of a running boot.
+    /// Set knobs of a running boot, all or none.
     SetLimits {
         /// Which boot.
         boot: Boot,
-        /// All knobs.
+        /// Those that are to change.
         settings: Settings,
     },
     /// Hold all processes of a boot still.

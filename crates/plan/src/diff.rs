@@ -1,6 +1,8 @@
 //! What to do so that what is becomes what should be.
 
-use model::{Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, Observed, Power, RootSource, Step, StopKind, Wish};
+use model::{
+    Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, Observed, Power, RootSource, Settings, Step, StopKind, Wish,
+};
 
 /// Which way is still open after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +106,11 @@ fn end_boot(wish: &Wish, boot: Boot, seen: &BootSeen, steps: &mut Vec<Step>) {
     }
 }
 
+/// What is not as it should be.
+fn changed(wanted: Settings, seen: &Settings) -> Settings {
+    wanted.into_iter().filter(|(knob, setting)| seen.get(knob) != Some(setting)).collect()
+}
+
 fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, facts: &HostFacts, steps: &mut Vec<Step>) {
     let guest = seen.map_or(&GuestSeen::Absent, |seen| &seen.guest);
     // The end of a wished boot changes the wish first (`react`).
@@ -118,8 +125,10 @@ fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, fact
         None | Some(GroupSeen { complete: false, .. }) => {
             steps.push(Step::CreateGroup { boot, settings, owner: wish.spec.sandbox.ids.base });
         }
-        Some(group) if group.settings != settings => steps.push(Step::SetLimits { boot, settings }),
-        Some(_) => {}
+        Some(group) => {
+            let settings = changed(settings, &group.settings);
+            steps.extend((!settings.is_empty()).then_some(Step::SetLimits { boot, settings }));
+        }
     }
     if *guest == GuestSeen::Absent {
         let (root, source, spec) = (wish.root, wish.source, Box::new(wish.spec.clone()));
@@ -273,7 +282,9 @@ mod tests {
         let mut wish = wish();
         let observed = running(&wish);
         wish.spec.limits.processes = Some(99);
-        assert_eq!(names(&wish, &observed), ["set_limits"]);
+        let only = [(model::Knob::PidsMax, model::Setting::Number(99))].into();
+        let boot = Boot { id: wish.id, generation: BootGen(1) };
+        assert_eq!(diff(&wish, &observed, &facts()), [Step::SetLimits { boot, settings: only }]);
         let mut wish = super::tests::wish();
         wish.power = Power::On { boot: BootGen(1), frozen: true };
         assert_eq!(names(&wish, &observed), ["freeze"]);

@@ -1,6 +1,9 @@
 //! From limits as users ask for them to what each knob is set to.
 
-use model::{CpuAllowance, CpuSelection, HostFacts, InstanceId, Knob, Limits, Memory, Setting, Settings};
+use model::{
+    CgroupLayout, CpuAllowance, CpuSelection, DiskRates, HostFacts, InstanceId, Knob, Limits, Memory, Setting,
+    Settings, Swap,
+};
 
 /// Most processes and threads when nothing else is said: enough for a busy server, and no fork bomb takes the host's table.
 const DEFAULT_PROCESSES: u64 = 16_384;
@@ -11,31 +14,69 @@ const HOST_RESERVE: u64 = 1 << 30;
 /// `cpu.weight` of a group for which nothing is said.
 const DEFAULT_WEIGHT: u64 = 100;
 
-/// A setting for each knob that the host has.
+/// A setting for each knob that the host has and that means something.
 pub fn settings(limits: &Limits, id: InstanceId, facts: &HostFacts) -> Settings {
-    facts.knobs.iter().map(|knob| (*knob, setting(*knob, limits, id, facts))).collect()
+    // A group that runs only when nobody else wants to has no weight.
+    let weightless = limits.cpu_idle && facts.knobs.contains(&Knob::CpuIdle);
+    let knobs = facts.knobs.iter().filter(|knob| !(weightless && **knob == Knob::CpuWeight));
+    knobs.map(|knob| (*knob, setting(*knob, limits, id, facts))).collect()
 }
 
 fn setting(knob: Knob, limits: &Limits, id: InstanceId, facts: &HostFacts) -> Setting {
-    // Without a soft ceiling in the kernel the hard one must do.
-    let soft = limits.memory_soft && facts.knobs.contains(&Knob::MemoryHigh);
+    // Where the soft ceiling does not slow anybody down the hard one must do.
+    let soft = limits.memory_soft && slows_down(facts);
+    let bytes = |bytes: Option<u64>| bytes.map_or(Setting::Unlimited, |n| Setting::Number(whole_pages(n)));
+    let floor = |memory: Option<Memory>| Setting::Number(whole_pages(memory.map_or(0, |m| memory_bytes(m, facts))));
+    let hundredths = |share: Option<u32>| share.map(|n| Setting::Number(n.into()));
     match knob {
+        Knob::MemoryMin => floor(limits.memory_min),
+        Knob::MemoryLow => floor(limits.memory_low),
         Knob::MemoryMax if soft => Setting::Unlimited,
-        Knob::MemoryMax => memory(limits, facts),
-        Knob::MemoryHigh if soft => memory(limits, facts),
-        Knob::MemoryHigh => Setting::Unlimited,
-        Knob::MemorySwapMax => match limits.memory_swap {
-            Some(false) => Setting::Number(0),
-            Some(true) | None => Setting::Unlimited,
+        Knob::MemoryMax => bytes(ceiling(limits, facts)),
+        Knob::MemoryHigh => match limits.memory_high {
+            Some(high) => bytes(Some(memory_bytes(high, facts))),
+            None if soft => bytes(ceiling(limits, facts)),
+            None => Setting::Unlimited,
         },
+        Knob::MemorySwapMax => match limits.memory_swap {
+            Some(Swap::Allowed(false)) => Setting::Number(0),
+            Some(Swap::Bytes(size)) => bytes(Some(size.0)),
+            Some(Swap::Allowed(true)) | None => Setting::Unlimited,
+        },
+        Knob::MemoryZswapMax => bytes(limits.memory_zswap.map(|size| size.0)),
+        Knob::MemoryOomGroup => Setting::Number(limits.memory_oom_group.into()),
         Knob::CpuMax => match limits.cpu_allowance {
             Some(CpuAllowance::Hard { quota_us, period_us }) => Setting::Quota(quota_us, period_us),
             Some(CpuAllowance::Soft(_)) | None => Setting::Unlimited,
         },
+        Knob::CpuMaxBurst => Setting::Number(limits.cpu_burst_us.unwrap_or(0)),
+        Knob::CpuIdle => Setting::Number(limits.cpu_idle.into()),
         Knob::CpuWeight => Setting::Number(weight(limits)),
+        Knob::CpuUclampMin => hundredths(limits.cpu_uclamp_min).unwrap_or(Setting::Number(0)),
+        // The kernel says "max" for all of it.
+        Knob::CpuUclampMax => hundredths(limits.cpu_uclamp_max.filter(|n| *n < 10_000)).unwrap_or(Setting::Unlimited),
         Knob::CpusetCpus => Setting::Cpus(cpus(limits, id, facts)),
         Knob::PidsMax => Setting::Number(limits.processes.unwrap_or(DEFAULT_PROCESSES)),
+        Knob::IoMax => match facts.disk {
+            Some(disk) if limits.disk_rates != DiskRates::default() => Setting::Disk(disk, limits.disk_rates),
+            _ => Setting::Unlimited,
+        },
+        // 5, the middle, is the weight of everything else on the host.
+        Knob::IoWeight => Setting::Number(limits.disk_priority.map_or(100, |p| (u64::from(p) * 20).max(10))),
+        Knob::IoLatency => match (facts.disk, limits.disk_latency_us) {
+            (Some(disk), Some(us)) => Setting::Latency(disk, us),
+            _ => Setting::Unlimited,
+        },
+        Knob::Hugetlb64KBMax | Knob::Hugetlb1MBMax | Knob::Hugetlb2MBMax | Knob::Hugetlb1GBMax => {
+            let page = knob.huge_page_bytes().unwrap_or(1);
+            limits.hugepages.get(&knob).map_or(Setting::Unlimited, |size| Setting::Number(size.0 / page * page))
+        }
     }
+}
+
+/// Whether the host's soft ceiling of memory slows a guest down: that of cgroup v1 only says whose memory goes first.
+pub(crate) fn slows_down(facts: &HostFacts) -> bool {
+    facts.knobs.contains(&Knob::MemoryHigh) && matches!(facts.cgroups, CgroupLayout::Unified { .. })
 }
 
 /// Kernels count memory in pages, so what is written is what is read back.
@@ -43,15 +84,20 @@ fn whole_pages(bytes: u64) -> u64 {
     bytes / 4096 * 4096
 }
 
-fn memory(limits: &Limits, facts: &HostFacts) -> Setting {
+/// An amount of memory on this host.
+pub(crate) fn memory_bytes(memory: Memory, facts: &HostFacts) -> u64 {
+    match memory {
+        Memory::Bytes(bytes) => bytes.0,
+        Memory::Percent(percent) => facts.memory_bytes / 100 * u64::from(percent),
+    }
+}
+
+/// Most memory that a guest may use; `None` for no limit.
+pub(crate) fn ceiling(limits: &Limits, facts: &HostFacts) -> Option<u64> {
     match limits.memory {
-        Some(Memory::Bytes(bytes)) => Setting::Number(whole_pages(bytes.0)),
-        Some(Memory::Percent(percent)) => Setting::Number(whole_pages(facts.memory_bytes / 100 * u64::from(percent))),
+        Some(memory) => Some(memory_bytes(memory, facts)),
         // A hog is stopped by its own limit before the host is in need. Small hosts have nothing to reserve from.
-        None if facts.memory_bytes > 2 * HOST_RESERVE => {
-            Setting::Number(whole_pages(facts.memory_bytes - HOST_RESERVE))
-        }
-        None => Setting::Unlimited,
+        None => (facts.memory_bytes > 2 * HOST_RESERVE).then(|| facts.memory_bytes - HOST_RESERVE),
     }
 }
 
@@ -93,6 +139,7 @@ pub(crate) mod tests {
             machine: "x86_64".into(),
             cgroups: CgroupLayout::Unified { root: "/sys/fs/cgroup".into() },
             knobs: Knob::ALL.into(),
+            disk: Some(BlockDevice { major: 254, minor: 0 }),
             overlay: OverlayWay::Descriptors,
             proc_by_descriptor: true,
             time_namespaces: true,
@@ -153,6 +200,9 @@ pub(crate) mod tests {
         let settings = settings(&Limits { memory_soft: true, ..Limits::default() }, InstanceId(Uuid::nil()), &v1);
         assert_eq!(settings.keys().copied().collect::<Vec<_>>(), [Knob::MemoryMax, Knob::PidsMax]);
         assert_eq!(settings[&Knob::MemoryMax], Setting::Number(7 << 30), "hard where soft is not to be had");
+        let idle = of(Limits { cpu_idle: true, ..Limits::default() });
+        assert_eq!(idle[&Knob::CpuIdle], Setting::Number(1));
+        assert!(!idle.contains_key(&Knob::CpuWeight), "an idle group has no weight");
     }
 
     #[test]
@@ -163,6 +213,63 @@ pub(crate) mod tests {
         assert_eq!(settings[&Knob::CpuMax], Setting::Unlimited);
         assert_eq!(settings[&Knob::CpuWeight], Setting::Number(100));
         assert_eq!(settings[&Knob::CpusetCpus], Setting::Cpus(vec![]));
+    }
+
+    #[test]
+    fn a_default_is_what_a_new_group_is_at_save_for_what_protects_the_host() {
+        let protects = [Knob::MemoryMax, Knob::PidsMax];
+        for (knob, setting) in of(Limits::default()) {
+            assert_eq!(setting == knob.initial(), !protects.contains(&knob), "{knob:?}");
+        }
+    }
+
+    #[test]
+    fn limits_of_disks_and_huge_pages_become_settings() {
+        let disk = facts().disk.expect("a disk");
+        let rates = DiskRates { read_bytes: Some(1_000_000), ..DiskRates::default() };
+        let limits = Limits {
+            disk_rates: rates,
+            disk_priority: Some(10),
+            disk_latency_us: Some(20_000),
+            hugepages: [(Knob::Hugetlb2MBMax, Bytes(5_000_000))].into(),
+            ..Limits::default()
+        };
+        let settings = of(limits);
+        assert_eq!(settings[&Knob::IoMax], Setting::Disk(disk, rates));
+        assert_eq!(settings[&Knob::IoLatency], Setting::Latency(disk, 20_000));
+        assert_eq!(settings[&Knob::IoWeight], Setting::Number(200));
+        assert_eq!(settings[&Knob::Hugetlb2MBMax], Setting::Number(4 << 20), "whole pages");
+        assert_eq!(settings[&Knob::Hugetlb1GBMax], Setting::Unlimited);
+    }
+
+    #[test]
+    fn floors_ceilings_and_clamps_become_settings() {
+        let mib = |n: u64| Some(Memory::Bytes(Bytes(n << 20)));
+        let settings = of(Limits {
+            memory: mib(400),
+            memory_high: mib(300),
+            memory_low: mib(200),
+            memory_min: mib(100),
+            memory_swap: Some(Swap::Bytes(Bytes(50 << 20))),
+            memory_oom_group: true,
+            cpu_burst_us: Some(5000),
+            cpu_uclamp_min: Some(1250),
+            cpu_uclamp_max: Some(10_000),
+            ..Limits::default()
+        });
+        for (knob, bytes) in [
+            (Knob::MemoryMax, 400 << 20),
+            (Knob::MemoryHigh, 300 << 20),
+            (Knob::MemoryLow, 200 << 20),
+            (Knob::MemoryMin, 100 << 20),
+            (Knob::MemorySwapMax, 50 << 20),
+            (Knob::MemoryOomGroup, 1),
+            (Knob::CpuMaxBurst, 5000),
+            (Knob::CpuUclampMin, 1250),
+        ] {
+            assert_eq!(settings[&knob], Setting::Number(bytes), "{knob:?}");
+        }
+        assert_eq!(settings[&Knob::CpuUclampMax], Setting::Unlimited);
     }
 
     #[test]

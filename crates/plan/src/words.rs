@@ -15,7 +15,8 @@ pub fn sentence(step: &Step) -> String {
             }
         },
         Step::CreateGroup { boot, settings, owner } => {
-            let knobs: Vec<String> = settings.iter().map(|(knob, value)| format!("{knob:?}={value}")).collect();
+            let set = settings.iter().filter(|(knob, value)| **value != knob.initial());
+            let knobs: Vec<String> = set.map(|(knob, value)| format!("{knob:?}={value}")).collect();
             format!("make control group {boot}, delegated to id {owner}: {}", knobs.join(" "))
         }
         Step::Spawn { boot, spec, .. } => {
@@ -59,6 +60,7 @@ pub fn hint(call: &str, errno: i32) -> Option<&'static str> {
     const ENOENT: i32 = 2;
     const EAGAIN: i32 = 11;
     const ENOMEM: i32 = 12;
+    const EBUSY: i32 = 16;
     const EINVAL: i32 = 22;
     const EMFILE: i32 = 24;
     const ENOSPC: i32 = 28;
@@ -73,6 +75,9 @@ pub fn hint(call: &str, errno: i32) -> Option<&'static str> {
             "the host's limit on namespaces is reached: raise the user.max_*_namespaces sysctls"
         }
         (_, ENOSPC) => "the disk is full: free some space or use another pool",
+        (call, EBUSY) if call.contains("/memory.") => {
+            "the guest uses more memory than that and no more of it can be taken away: end something in it first"
+        }
         (call, EINVAL) if call.contains("idmap") => {
             "this file system cannot be idmapped: use a pool on ext4, xfs or btrfs"
         }

@@ -10,8 +10,9 @@ use engine::{
     StepError, Survey, Usage,
 };
 use model::{
-    Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, GroupSeen, GuestSeen, HostFacts, InstanceId, Knob,
-    NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource, Settings, Step,
+    BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, GroupSeen, GuestSeen, HostFacts,
+    InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource, Settings,
+    Step,
 };
 use tokio::sync::mpsc;
 
@@ -76,6 +77,7 @@ pub fn facts() -> HostFacts {
         machine: "x86_64".into(),
         cgroups: CgroupLayout::Unified { root: "/sys/fs/cgroup".into() },
         knobs: Knob::ALL.into(),
+        disk: Some(BlockDevice { major: 254, minor: 0 }),
         overlay: OverlayWay::Descriptors,
         proc_by_descriptor: true,
         time_namespaces: true,
@@ -226,7 +228,7 @@ impl World {
                     fake.guest = GuestSeen::Running { pid };
                 }
             }
-            Step::SetLimits { boot, settings } => self.group(*boot)?.settings = settings.clone(),
+            Step::SetLimits { boot, settings } => return self.set_limits(*boot, settings),
             Step::Freeze { boot } => self.group(*boot)?.frozen = true,
             Step::Thaw { boot } => self.group(*boot)?.frozen = false,
             Step::Halt { boot, .. } => {
@@ -273,6 +275,18 @@ impl World {
             other => return Err(format!("{} is no step of a boot", other.name())),
         }
         Ok(Effect::Done)
+    }
+
+    fn set_limits(&mut self, boot: Boot, settings: &Settings) -> Result<Effect, String> {
+        let seen = &mut self.group(boot)?.settings;
+        let mut turned = Vec::new();
+        for (knob, new) in settings {
+            let old = seen.insert(*knob, new.clone()).unwrap_or_else(|| knob.initial());
+            if old != *new {
+                turned.push(KnobChange { knob: *knob, file: knob.file().into(), old, new: new.clone(), us: 1 });
+            }
+        }
+        Ok(Effect::Turned(turned))
     }
 
     fn create_group(&mut self, boot: Boot, settings: &Settings) -> Result<(), String> {

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use model::{Knob, Setting, V1Hierarchy};
+use model::{BlockDevice, DiskRates, Knob, Setting, V1Hierarchy};
 
+use super::unified::{Unified, disk_number};
 use super::{Controllers, Error, GroupUsage, failed, make_dir, number, read, remove_dir, subdirectories, write};
 
 #[derive(Debug)]
 pub(super) struct Hybrid {
     hierarchies: Vec<Hierarchy>,
+    /// Controllers that no v1 hierarchy took are in cgroup2 here, too.
+    second: Unified,
 }
 
 #[derive(Debug)]
@@ -24,26 +26,51 @@ struct Hierarchy {
 const DEFAULT_SHARES: u64 = 1024;
 
 impl Hybrid {
-    pub(super) fn new(v1: &[V1Hierarchy], base: &str) -> Hybrid {
+    pub(super) fn new(v1: &[V1Hierarchy], base: &str, second: Unified) -> Hybrid {
         let hierarchies = v1
             .iter()
             .map(|h| Hierarchy { base: Path::new(&h.root).join(base), controllers: h.controllers.clone() })
             .collect();
-        Hybrid { hierarchies }
+        Hybrid { hierarchies, second }
     }
 
     fn with(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller))
     }
 
-    fn directory(&self, group: &str, knob: Knob) -> Result<PathBuf, Error> {
-        let missing = || Error {
-            act: "find the controller",
-            path: knob.controller().to_owned(),
-            source: io::ErrorKind::NotFound.into(),
-        };
-        self.with(knob.controller()).map(|h| h.base.join(group)).ok_or_else(missing)
+    /// The group's directory in the hierarchy that has the knob; `None` when that is cgroup2.
+    fn directory(&self, group: &str, knob: Knob) -> Option<PathBuf> {
+        let (controller, _) = v1_name(knob)?;
+        self.with(controller).map(|h| h.base.join(group))
     }
+}
+
+/// The controller of v1 that has a knob, and the file that tells whether this kernel does.
+fn v1_name(knob: Knob) -> Option<(&'static str, &'static str)> {
+    Some(match knob {
+        // Not quite the same: it slows nobody down, but says whose memory is taken first.
+        Knob::MemoryHigh => ("memory", "memory.soft_limit_in_bytes"),
+        Knob::MemoryMax => ("memory", "memory.limit_in_bytes"),
+        // Memory and swap together.
+        Knob::MemorySwapMax => ("memory", "memory.memsw.limit_in_bytes"),
+        Knob::CpuMax => ("cpu", "cpu.cfs_quota_us"),
+        Knob::CpuMaxBurst => ("cpu", "cpu.cfs_burst_us"),
+        Knob::CpuIdle => ("cpu", "cpu.idle"),
+        Knob::CpuWeight => ("cpu", "cpu.shares"),
+        Knob::CpuUclampMin => ("cpu", "cpu.uclamp.min"),
+        Knob::CpuUclampMax => ("cpu", "cpu.uclamp.max"),
+        Knob::CpusetCpus => ("cpuset", "cpuset.cpus"),
+        Knob::PidsMax => ("pids", "pids.max"),
+        Knob::IoMax => ("blkio", "blkio.throttle.read_bps_device"),
+        Knob::IoWeight => ("blkio", "blkio.bfq.weight"),
+        Knob::Hugetlb64KBMax => ("hugetlb", "hugetlb.64KB.limit_in_bytes"),
+        Knob::Hugetlb1MBMax => ("hugetlb", "hugetlb.1MB.limit_in_bytes"),
+        Knob::Hugetlb2MBMax => ("hugetlb", "hugetlb.2MB.limit_in_bytes"),
+        Knob::Hugetlb1GBMax => ("hugetlb", "hugetlb.1GB.limit_in_bytes"),
+        Knob::MemoryMin | Knob::MemoryLow | Knob::MemoryZswapMax | Knob::MemoryOomGroup | Knob::IoLatency => {
+            return None;
+        }
+    })
 }
 
 /// A new cpuset group has no CPU and no memory node, and takes no process: copy the parent's.
@@ -57,9 +84,13 @@ fn inherit_cpuset(group: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn make(hierarchy: &Hierarchy, directory: &Path) -> Result<(), Error> {
-    make_dir(directory)?;
-    if hierarchy.controllers.iter().any(|c| c == "cpuset") { inherit_cpuset(directory) } else { Ok(()) }
+/// Makes a group in a hierarchy; false when it was there.
+fn make(hierarchy: &Hierarchy, directory: &Path) -> Result<bool, Error> {
+    let is_new = make_dir(directory)?;
+    if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+        inherit_cpuset(directory)?;
+    }
+    Ok(is_new)
 }
 
 impl Controllers for Hybrid {
@@ -70,11 +101,13 @@ impl Controllers for Hybrid {
             }
             make(hierarchy, &hierarchy.base)?;
         }
+        // What cgroup2 cannot hand on, as inside of another container, are knobs that there are not.
+        let _ = self.second.prepare();
         Ok(())
     }
 
-    fn create(&self, group: &str) -> Result<(), Error> {
-        self.hierarchies.iter().try_for_each(|h| make(h, &h.base.join(group)))
+    fn create(&self, group: &str) -> Result<bool, Error> {
+        self.hierarchies.iter().try_fold(true, |all, h| Ok(make(h, &h.base.join(group))? && all))
     }
 
     fn remove(&self, group: &str) -> Result<(), Error> {
@@ -85,51 +118,71 @@ impl Controllers for Hybrid {
     }
 
     fn knobs(&self) -> BTreeSet<Knob> {
-        // v1 has neither a soft ceiling nor a limit of swap alone.
-        let known = [Knob::MemoryMax, Knob::CpuMax, Knob::CpuWeight, Knob::CpusetCpus, Knob::PidsMax];
-        known.into_iter().filter(|knob| self.with(knob.controller()).is_some()).collect()
+        // Groups below the base have what one has that is made there; the root lacks some.
+        let has = |knob: &Knob| {
+            let file = v1_name(*knob).map(|(_, file)| file);
+            self.directory("", *knob).zip(file).is_some_and(|(directory, file)| directory.join(file).exists())
+        };
+        let second = self.second.knobs().into_iter().filter(|knob| self.directory("", *knob).is_none());
+        Knob::ALL.into_iter().filter(has).chain(second).collect()
     }
 
     fn write(&self, group: &str, knob: Knob, setting: &Setting) -> Result<PathBuf, Error> {
-        let directory = self.directory(group, knob)?;
-        let put = |file: &str, text: &str| write(&directory.join(file), text).map(|()| directory.join(file));
+        let Some((directory, (_, file))) = self.directory(group, knob).zip(v1_name(knob)) else {
+            return self.second.write(group, knob, setting);
+        };
+        let path = directory.join(file);
+        let put = |file: &str, text: &str| write(&directory.join(file), text);
         match (knob, setting) {
-            (Knob::MemoryMax, Setting::Number(bytes)) => put("memory.limit_in_bytes", &bytes.to_string()),
-            (Knob::MemoryMax, _) => put("memory.limit_in_bytes", "-1"),
+            (Knob::MemoryMax, setting) => put_memory(&directory, setting)?,
+            (Knob::MemorySwapMax, setting) => put_swap(&directory, setting)?,
             (Knob::CpuMax, Setting::Quota(quota, period)) => {
                 put("cpu.cfs_period_us", &period.to_string())?;
-                put("cpu.cfs_quota_us", &quota.to_string())
+                write(&path, &quota.to_string())?;
             }
-            (Knob::CpuMax, _) => put("cpu.cfs_quota_us", "-1"),
-            (Knob::CpuWeight, Setting::Number(weight)) => put("cpu.shares", &shares(*weight).to_string()),
-            (Knob::CpuWeight, _) => put("cpu.shares", &DEFAULT_SHARES.to_string()),
-            (Knob::CpusetCpus, Setting::Cpus(ids)) if !ids.is_empty() => put("cpuset.cpus", &setting.to_string()),
-            (Knob::CpusetCpus, _) => {
-                let all = read(&directory.join("../cpuset.cpus"))?;
-                put("cpuset.cpus", &all)
+            (Knob::CpuWeight, Setting::Number(weight)) => write(&path, &shares(*weight).to_string())?,
+            (Knob::CpuUclampMin | Knob::CpuUclampMax, Setting::Number(n)) => {
+                write(&path, &format!("{}.{:02}", n / 100, n % 100))?;
             }
-            (_, setting) => put("pids.max", &setting.to_string()),
+            (Knob::CpusetCpus, Setting::Cpus(ids)) if ids.is_empty() => {
+                write(&path, &read(&directory.join("../cpuset.cpus"))?)?;
+            }
+            (Knob::IoMax, setting) => put_rates(&directory, setting)?,
+            (Knob::PidsMax | Knob::CpuUclampMax, Setting::Unlimited) => write(&path, "max")?,
+            (_, Setting::Unlimited) => write(&path, "-1")?,
+            (_, setting) => write(&path, &setting.to_string())?,
         }
+        Ok(path)
     }
 
     fn read(&self, group: &str, knob: Knob) -> Result<Setting, Error> {
-        let directory = self.directory(group, knob)?;
-        let number = |file: &str| read(&directory.join(file)).map(|text| text.parse::<u64>().ok());
+        let Some((directory, (_, file))) = self.directory(group, knob).zip(v1_name(knob)) else {
+            return self.second.read(group, knob);
+        };
+        let text = read(&directory.join(file))?;
+        let number = text.parse::<u64>().ok();
         let or_unlimited = |value: Option<u64>| value.map_or(Setting::Unlimited, Setting::Number);
         Ok(match knob {
-            // "Unlimited" reads as the largest multiple of the page size.
-            Knob::MemoryMax => or_unlimited(number("memory.limit_in_bytes")?.filter(|bytes| *bytes < 1 << 62)),
-            Knob::CpuMax => match (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?) {
+            Knob::CpuMax => match (number, read(&directory.join("cpu.cfs_period_us"))?.parse().ok()) {
                 (Some(quota), Some(period)) => Setting::Quota(quota, period),
                 _ => Setting::Unlimited,
             },
-            Knob::CpuWeight => Setting::Number(weight(number("cpu.shares")?.unwrap_or(DEFAULT_SHARES))),
+            Knob::CpuWeight => Setting::Number(weight(number.unwrap_or(DEFAULT_SHARES))),
             Knob::CpusetCpus => {
-                let (own, parent) = (read(&directory.join("cpuset.cpus"))?, read(&directory.join("../cpuset.cpus"))?);
-                let ids = if own == parent { None } else { model::limits::parse_cpu_list(&own) };
+                let parent = read(&directory.join("../cpuset.cpus"))?;
+                let ids = if text == parent { None } else { model::limits::parse_cpu_list(&text) };
                 Setting::Cpus(ids.unwrap_or_default())
             }
-            _ => or_unlimited(number("pids.max")?),
+            Knob::MemorySwapMax => match (bounded(number), bounded(bytes_of(&directory, LIMIT)?)) {
+                (Some(both), Some(memory)) => Setting::Number(both.saturating_sub(memory)),
+                _ => Setting::Unlimited,
+            },
+            Knob::CpuUclampMin | Knob::CpuUclampMax => {
+                let hundredths = text.replacen('.', "", 1).parse().ok();
+                or_unlimited(hundredths)
+            }
+            Knob::IoMax => rates(&directory)?,
+            _ => or_unlimited(bounded(number)),
         })
     }
 
@@ -152,6 +205,93 @@ impl Controllers for Hybrid {
     fn extra_names(&self) -> BTreeSet<String> {
         self.hierarchies.iter().filter_map(|h| subdirectories(&h.base).ok()).flatten().collect()
     }
+}
+
+const LIMIT: &str = "memory.limit_in_bytes";
+const LIMIT_WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
+
+fn bytes_of(directory: &Path, file: &str) -> Result<Option<u64>, Error> {
+    read(&directory.join(file)).map(|text| text.parse().ok())
+}
+
+/// "Unlimited" reads as the largest multiple of a page.
+fn bounded(bytes: Option<u64>) -> Option<u64> {
+    bytes.filter(|bytes| *bytes < 1 << 62)
+}
+
+/// Sets the limit of memory. That of memory and swap together, which must never be below it, moves along.
+fn put_memory(directory: &Path, setting: &Setting) -> Result<(), Error> {
+    let text = |bytes: Option<u64>| bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
+    let put = |file: &str, bytes: Option<u64>| write(&directory.join(file), &text(bytes));
+    let new = if let Setting::Number(bytes) = setting { Some(*bytes) } else { None };
+    let old = bounded(bytes_of(directory, LIMIT)?);
+    // A kernel without accounting of swap has no such file.
+    let both =
+        if directory.join(LIMIT_WITH_SWAP).exists() { bounded(bytes_of(directory, LIMIT_WITH_SWAP)?) } else { None };
+    let Some(swap) = both.zip(old).map(|(both, old)| both.saturating_sub(old)) else { return put(LIMIT, new) };
+    let with_swap = new.map(|bytes| bytes.saturating_add(swap));
+    if new.unwrap_or(u64::MAX) > old.unwrap_or(u64::MAX) {
+        put(LIMIT_WITH_SWAP, with_swap)?;
+        put(LIMIT, new)
+    } else {
+        put(LIMIT, new)?;
+        put(LIMIT_WITH_SWAP, with_swap)
+    }
+}
+
+fn put_swap(directory: &Path, setting: &Setting) -> Result<(), Error> {
+    let path = directory.join(LIMIT_WITH_SWAP);
+    let text = match (setting, bounded(bytes_of(directory, LIMIT)?)) {
+        (Setting::Number(swap), Some(memory)) => memory.saturating_add(*swap).to_string(),
+        // Without a limit of memory there is none of both; `plan` refuses that.
+        _ => "-1".to_owned(),
+    };
+    write(&path, &text)
+}
+
+/// The files of v1 for what is one line of `io.max`.
+const RATES: [&str; 4] = [
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_iops_device",
+];
+
+fn put_rates(directory: &Path, setting: &Setting) -> Result<(), Error> {
+    let (disk, wanted) = match setting {
+        Setting::Disk(disk, rates) => (Some(*disk), *rates),
+        _ => (None, DiskRates::default()),
+    };
+    let wanted = [wanted.read_bytes, wanted.write_bytes, wanted.read_ops, wanted.write_ops];
+    for (file, rate) in RATES.iter().zip(wanted) {
+        let path = directory.join(file);
+        // Other disks, and this one where it is to have no rate, are let go: 0 takes a line away.
+        for other in read(&path)?.lines().filter_map(rate_line).map(|(other, _)| other) {
+            if Some(other) != disk || rate.is_none() {
+                write(&path, &format!("{other} 0"))?;
+            }
+        }
+        if let Some((disk, rate)) = disk.zip(rate) {
+            write(&path, &format!("{disk} {rate}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn rates(directory: &Path) -> Result<Setting, Error> {
+    let mut found = [None; 4];
+    for (slot, file) in found.iter_mut().zip(RATES) {
+        *slot = read(&directory.join(file))?.lines().find_map(rate_line);
+    }
+    let Some(disk) = found.iter().flatten().next().map(|(disk, _)| *disk) else { return Ok(Setting::Unlimited) };
+    let [read_bytes, write_bytes, read_ops, write_ops] = found.map(|line| line.map(|(_, rate)| rate));
+    Ok(Setting::Disk(disk, DiskRates { read_bytes, write_bytes, read_ops, write_ops }))
+}
+
+/// A line like `254:0 1048576`.
+fn rate_line(line: &str) -> Option<(BlockDevice, u64)> {
+    let (disk, rate) = line.split_once(' ')?;
+    Some((disk_number(disk)?, rate.trim().parse().ok()?))
 }
 
 /// `cpu.shares` for a cgroup2 weight; both count from 1 and are linear.

@@ -13,6 +13,7 @@
 
 mod hybrid;
 mod layout;
+mod turn;
 mod unified;
 
 use std::collections::BTreeSet;
@@ -22,7 +23,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use model::{Boot, CgroupLayout, Knob, Setting, Settings};
+use model::{Boot, CgroupLayout, Knob, KnobChange, Setting, Settings};
 use rustix::event::{PollFd, PollFlags};
 
 pub use layout::{LayoutError, find as find_layout};
@@ -49,8 +50,8 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 trait Controllers: Send + Sync + std::fmt::Debug {
     /// Prepares the base group so that groups below it can be limited.
     fn prepare(&self) -> Result<(), Error>;
-    /// Makes what a boot's group needs beside its cgroup2 directory.
-    fn create(&self, group: &str) -> Result<(), Error>;
+    /// Makes what a boot's group needs beside its cgroup2 directory; false when some of it was there.
+    fn create(&self, group: &str) -> Result<bool, Error>;
     /// Removes that again, except what is gone already.
     fn remove(&self, group: &str) -> Result<(), Error>;
     /// Which knobs the kernel has.
@@ -86,7 +87,9 @@ impl Groups {
                 Groups { controllers: Box::new(unified::Unified::new(root, &base)), base }
             }
             CgroupLayout::Hybrid { root, v1 } => {
-                Groups { base: Path::new(root).join(base), controllers: Box::new(hybrid::Hybrid::new(v1, base)) }
+                let second = unified::Unified::new(root, &Path::new(root).join(base));
+                let controllers = Box::new(hybrid::Hybrid::new(v1, base, second));
+                Groups { base: Path::new(root).join(base), controllers }
             }
         }
     }
@@ -132,8 +135,14 @@ impl Groups {
             self.remove(boot)?;
         }
         make_dir(&group)?;
-        self.controllers.create(&boot.to_string())?;
-        self.apply(boot, settings)?;
+        if self.controllers.create(&boot.to_string())? {
+            // Nobody is in it, so no order is unsafe, and most knobs of a new group are where they should be.
+            for (knob, setting) in settings.iter().filter(|(knob, setting)| **setting != knob.initial()) {
+                self.controllers.write(&boot.to_string(), *knob, setting)?;
+            }
+        } else {
+            self.apply(boot, settings)?;
+        }
         // A guest's runaway nesting must not eat the host's memory; systemd needs a few hundred groups, 10 deep.
         write(&group.join("cgroup.max.descendants"), "4096")?;
         write(&group.join("cgroup.max.depth"), "32")?;
@@ -142,14 +151,9 @@ impl Groups {
         delegate(&payload, owner)
     }
 
-    /// Sets all given knobs. Knobs that are at their setting already are written all the same: a write is cheaper than a
-    /// read.
-    pub fn apply(&self, boot: Boot, settings: &Settings) -> Result<(), Error> {
-        let group = boot.to_string();
-        for (knob, setting) in settings {
-            self.controllers.write(&group, *knob, setting)?;
-        }
-        Ok(())
+    /// Sets knobs, all or none, and tells those that were at something else.
+    pub fn apply(&self, boot: Boot, settings: &Settings) -> Result<Vec<KnobChange>, Error> {
+        turn::turn(&*self.controllers, &boot.to_string(), settings)
     }
 
     /// What the knobs are set to; `None` when nothing of a group is there.
@@ -166,6 +170,10 @@ impl Groups {
                 Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
+        }
+        // What its weight reads as while it is idle is the kernel's own affair.
+        if settings.get(&Knob::CpuIdle) == Some(&Setting::Number(1)) {
+            settings.remove(&Knob::CpuWeight);
         }
         Ok(Some(settings))
     }
@@ -302,10 +310,11 @@ fn delegate(group: &Path, owner: u32) -> Result<(), Error> {
     DELEGATED.iter().try_for_each(|file| chown(&group.join(file)))
 }
 
-fn make_dir(path: &Path) -> Result<(), Error> {
+/// Makes a directory; false when it was there.
+fn make_dir(path: &Path) -> Result<bool, Error> {
     match fs::create_dir(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(failed("mkdir", path)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true).map_err(failed("mkdir", path)),
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use engine::{HostEvent, InheritedSession, StepError};
 use model::{
-    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, InstanceSpec, NicSeen,
-    NicSpec, RootGen, RootSource, Settings,
+    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, InstanceSpec, KnobChange,
+    NicSeen, NicSpec, RootGen, RootSource, Settings,
 };
 use runtime::cgroup::Groups;
 use runtime::protocol::{KeepEvent, KeepRequest, KeepSpec, Nothing, Signal, phase};
@@ -440,7 +440,7 @@ impl Boots {
         self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await
     }
 
-    pub(crate) fn set_limits(&self, boot: Boot, settings: &Settings) -> Result<(), StepError> {
+    pub(crate) fn set_limits(&self, boot: Boot, settings: &Settings) -> Result<Vec<KnobChange>, StepError> {
         // A handful of writes to memory: not worth another thread, and the caller waits for the effect.
         self.groups.apply(boot, settings).map_err(|e| words::because("set_limits", &e))
     }

@@ -1,6 +1,7 @@
 //! Finding out, once, what this host can do.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use model::{CgroupLayout, HostFacts, OverlayWay};
 use runtime::cgroup::Groups;
@@ -23,7 +24,7 @@ fn overlay(kernel: (u32, u32)) -> OverlayWay {
 }
 
 /// Looks at the host. `forced` overrides how overlays are made (tests).
-pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, forced: Option<OverlayWay>) -> HostFacts {
+pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, state_dir: &Path, forced: Option<OverlayWay>) -> HostFacts {
     let names = rustix::system::uname();
     let kernel = names.release().to_string_lossy().into_owned();
     let version = release(&kernel);
@@ -34,16 +35,17 @@ pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, forced: Option<Overla
         kernel,
         cgroups,
         knobs: groups.knobs(),
+        disk: super::disk::of(state_dir),
         overlay: forced.unwrap_or_else(|| overlay(version)),
         proc_by_descriptor: version >= (6, 17),
-        time_namespaces: std::path::Path::new("/proc/self/ns/time").exists(),
-        pressure: std::path::Path::new("/proc/pressure/memory").exists(),
+        time_namespaces: Path::new("/proc/self/ns/time").exists(),
+        pressure: Path::new("/proc/pressure/memory").exists(),
         cpus: cpus(&read("/sys/devices/system/cpu/online")),
         memory_bytes: memory(&read("/proc/meminfo")),
         landlock: kernel::landlock::abi(),
         devices: ["fuse", "net/tun"]
             .into_iter()
-            .filter(|name| std::path::Path::new("/dev").join(name).exists())
+            .filter(|name| Path::new("/dev").join(name).exists())
             .map(str::to_owned)
             .collect(),
         may_raise_limits: capabilities.contains(CapabilitySet::SYS_RESOURCE),
@@ -75,12 +77,12 @@ pub(crate) fn missing() -> Vec<String> {
     for (name, what) in
         [("user", "CONFIG_USER_NS"), ("pid", "CONFIG_PID_NS"), ("net", "CONFIG_NET_NS"), ("cgroup", "CONFIG_CGROUPS")]
     {
-        let there = std::path::Path::new("/proc/self/ns").join(name).exists();
+        let there = Path::new("/proc/self/ns").join(name).exists();
         need(there, &format!("{name} namespaces: this kernel was built without {what}"));
     }
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     // A module that is not loaded yet is loaded by its first mount.
-    let overlay = filesystems.contains("overlay") || std::path::Path::new("/lib/modules").exists();
+    let overlay = filesystems.contains("overlay") || Path::new("/lib/modules").exists();
     need(overlay, "the overlay file system: this kernel was built without CONFIG_OVERLAY_FS");
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     need(limit.trim() != "0", "user namespaces: set the sysctl user.max_user_namespaces above 0");

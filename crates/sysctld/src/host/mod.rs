@@ -4,6 +4,7 @@ mod access;
 mod boots;
 mod channel;
 mod console;
+mod disk;
 mod facts;
 mod images;
 mod inventory;
@@ -109,7 +110,7 @@ impl RealHost {
         let layout = runtime::cgroup::find_layout(&mounts).map_err(|e| because(&e))?;
         let groups = Arc::new(Groups::new(&layout, &format!("sysctl-{}", config.mark)));
         groups.prepare().map_err(|e| because(&e))?;
-        let facts = facts::find(layout, &groups, forced_overlay());
+        let facts = facts::find(layout, &groups, &config.state_dir, forced_overlay());
         let spawn = Arc::new(Spawn::new(config.keeper, &config.runtime_dir));
         spawn.ready().await?;
         let networks = Arc::new(networks.end().await?);
@@ -252,7 +253,7 @@ impl RealHost {
             }
             Step::AttachNic { boot, nic } => boots.attach_nic(*boot, nic).await?,
             Step::Start { boot } => boots.start(*boot).await?,
-            Step::SetLimits { boot, settings } => boots.set_limits(*boot, settings)?,
+            Step::SetLimits { boot, settings } => return boots.set_limits(*boot, settings).map(Effect::Turned),
             Step::Freeze { boot } => boots.set_frozen(*boot, true).await?,
             Step::Thaw { boot } => boots.set_frozen(*boot, false).await?,
             Step::Halt { boot, timeout_s } => boots.halt(*boot, *timeout_s).await?,

@@ -1,0 +1,159 @@
+//! Limits, from text to types.
+
+use model::limits::{CpuAllowance, CpuSelection, Memory, Swap, parse_cpu_list};
+use model::{Bytes, DiskRates, Knob, Limits};
+
+use crate::instance::{boolean, given};
+use crate::written::Map;
+
+/// The keys of huge pages, and the knobs that they turn.
+const HUGEPAGES: [(&str, Knob); 4] = [
+    ("limits.hugepages.1GB", Knob::Hugetlb1GBMax),
+    ("limits.hugepages.1MB", Knob::Hugetlb1MBMax),
+    ("limits.hugepages.2MB", Knob::Hugetlb2MBMax),
+    ("limits.hugepages.64KB", Knob::Hugetlb64KBMax),
+];
+
+/// The keys of a configuration that are limits. What is no limit, or none that can be read, is left out.
+pub fn limits(config: &Map) -> Limits {
+    let memory_of = |key: &str| given(config, key).and_then(memory);
+    let is = |key: &str| given(config, key).and_then(boolean) == Some(true);
+    let hugepages =
+        HUGEPAGES.iter().filter_map(|(key, knob)| Some((*knob, given(config, key)?.parse::<Bytes>().ok()?)));
+    Limits {
+        memory: memory_of("limits.memory"),
+        memory_soft: given(config, "limits.memory.enforce") == Some("soft"),
+        memory_high: memory_of("limits.memory.high"),
+        memory_low: memory_of("limits.memory.low"),
+        memory_min: memory_of("limits.memory.min"),
+        memory_swap: given(config, "limits.memory.swap").and_then(swap),
+        memory_zswap: given(config, "limits.memory.zswap").and_then(|v| v.parse().ok()),
+        memory_oom_group: is("limits.memory.oom_group"),
+        cpu: given(config, "limits.cpu").and_then(cpus),
+        cpu_allowance: given(config, "limits.cpu.allowance").and_then(allowance),
+        cpu_burst_us: given(config, "limits.cpu.burst").and_then(time_us),
+        cpu_idle: is("limits.cpu.idle"),
+        cpu_priority: given(config, "limits.cpu.priority").and_then(|v| v.parse().ok()),
+        cpu_uclamp_min: given(config, "limits.cpu.uclamp.min").and_then(percent),
+        cpu_uclamp_max: given(config, "limits.cpu.uclamp.max").and_then(percent),
+        processes: given(config, "limits.processes").and_then(|v| v.parse().ok()),
+        disk_priority: given(config, "limits.disk.priority").and_then(|v| v.parse().ok()),
+        disk_latency_us: given(config, "limits.disk.latency").and_then(time_us),
+        hugepages: hugepages.collect(),
+        // Rates are keys of the root disk.
+        disk_rates: DiskRates::default(),
+    }
+}
+
+pub(crate) fn memory(text: &str) -> Option<Memory> {
+    match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse().ok().filter(|p| (1..=100).contains(p)).map(Memory::Percent),
+        // Less than this does not even hold a shell.
+        None => text.parse::<Bytes>().ok().filter(|b| b.0 >= 1 << 20).map(Memory::Bytes),
+    }
+}
+
+pub(crate) fn swap(text: &str) -> Option<Swap> {
+    // A lone 0 or 1 is a truth value, as it always was.
+    boolean(text).map(Swap::Allowed).or_else(|| text.parse().ok().map(Swap::Bytes))
+}
+
+pub(crate) fn cpus(text: &str) -> Option<CpuSelection> {
+    match text.parse::<u32>() {
+        Ok(count) => (count > 0).then_some(CpuSelection::Count(count)),
+        Err(_) => parse_cpu_list(text).filter(|ids| !ids.is_empty()).map(CpuSelection::Set),
+    }
+}
+
+pub(crate) fn allowance(text: &str) -> Option<CpuAllowance> {
+    if let Some(percent) = text.strip_suffix('%') {
+        return percent.trim().parse().ok().filter(|p| (1..=100_000).contains(p)).map(CpuAllowance::Soft);
+    }
+    let (quota, period) = text.split_once('/')?;
+    let (quota_us, period_us) = (time_us(quota)?, time_us(period)?);
+    // Bounds of the kernel's bandwidth control: quota from 1 ms, period from 1 ms to 1 s.
+    let fine = quota_us >= 1000 && (1000..=1_000_000).contains(&period_us);
+    fine.then_some(CpuAllowance::Hard { quota_us, period_us })
+}
+
+/// Microseconds of a text like `25ms`.
+pub(crate) fn time_us(text: &str) -> Option<u64> {
+    text.trim().strip_suffix("ms")?.trim().parse::<u64>().ok()?.checked_mul(1000)
+}
+
+/// Hundredths of a percent of a text like `12.5%`.
+pub(crate) fn percent(text: &str) -> Option<u32> {
+    let number = text.strip_suffix('%')?.trim();
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || part.len() > 2 || !digits(whole) || !digits(part) {
+        return None;
+    }
+    let hundredths = whole.parse::<u32>().ok()?.checked_mul(100)? + format!("{part:0<2}").parse::<u32>().ok()?;
+    (hundredths <= 10_000).then_some(hundredths)
+}
+
+/// A rate of a disk: bytes each second, operations each second (`500iops`), or both after one another with a comma.
+pub(crate) fn rate(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (mut bytes, mut ops) = (None, None);
+    for part in text.split(',').map(str::trim) {
+        let (slot, value) = match part.strip_suffix("iops") {
+            Some(number) => (&mut ops, number.trim().parse::<u64>().ok()?),
+            None => (&mut bytes, part.parse::<Bytes>().ok()?.0),
+        };
+        // Nothing at all would be a disk that hangs.
+        if value == 0 || slot.replace(value).is_some() {
+            return None;
+        }
+    }
+    Some((bytes, ops))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(key: &str, value: &str) -> Limits {
+        limits(&[(key.to_owned(), value.to_owned())].into())
+    }
+
+    #[test]
+    fn limits_are_typed() {
+        assert_eq!(of("limits.memory", "2GiB").memory, Some(Memory::Bytes(Bytes(2 << 30))));
+        assert_eq!(of("limits.memory", "25%").memory, Some(Memory::Percent(25)));
+        assert_eq!(of("limits.memory.high", "1GiB").memory_high, Some(Memory::Bytes(Bytes(1 << 30))));
+        assert_eq!(of("limits.memory.swap", "false").memory_swap, Some(Swap::Allowed(false)));
+        assert_eq!(of("limits.memory.swap", "0").memory_swap, Some(Swap::Allowed(false)));
+        assert_eq!(of("limits.memory.swap", "64MiB").memory_swap, Some(Swap::Bytes(Bytes(64 << 20))));
+        assert_eq!(of("limits.memory.zswap", "0").memory_zswap, Some(Bytes(0)));
+        assert_eq!(of("limits.cpu", "2").cpu, Some(CpuSelection::Count(2)));
+        assert_eq!(of("limits.cpu", "0-1,3").cpu, Some(CpuSelection::Set(vec![0, 1, 3])));
+        assert_eq!(of("limits.cpu.allowance", "50%").cpu_allowance, Some(CpuAllowance::Soft(50)));
+        let hard = CpuAllowance::Hard { quota_us: 25_000, period_us: 100_000 };
+        assert_eq!(of("limits.cpu.allowance", "25ms/100ms").cpu_allowance, Some(hard));
+        assert_eq!(of("limits.cpu.burst", "10ms").cpu_burst_us, Some(10_000));
+        assert_eq!(of("limits.cpu.uclamp.max", "62.5%").cpu_uclamp_max, Some(6250));
+        assert_eq!(of("limits.hugepages.2MB", "64MiB").hugepages, [(Knob::Hugetlb2MBMax, Bytes(64 << 20))].into());
+        assert_eq!(of("limits.processes", "").processes, None);
+    }
+
+    #[test]
+    fn shares_of_a_hundred_have_at_most_two_decimals() {
+        for (text, hundredths) in [("0%", 0), ("100%", 10_000), ("0.01%", 1), ("33.3 %", 3330)] {
+            assert_eq!(percent(text), Some(hundredths), "{text}");
+        }
+        for wrong in ["", "%", "50", "100.01%", "1.234%", ".5%", "-1%", "+1%", "1e2%"] {
+            assert_eq!(percent(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_are_bytes_or_operations() {
+        assert_eq!(rate("10MB"), Some((Some(10_000_000), None)));
+        assert_eq!(rate("500iops"), Some((None, Some(500))));
+        assert_eq!(rate("1MiB, 20 iops"), Some((Some(1 << 20), Some(20))));
+        for wrong in ["", "0", "0iops", "fast", "1MB,2MB", "10iops,20iops", "-1iops"] {
+            assert_eq!(rate(wrong), None, "{wrong}");
+        }
+    }
+}
