@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::events::{Happening, Lifecycle};
 use crate::gate::{Gate, pass};
 use crate::host::{Effect, StepError};
+use crate::live::LimitsOrder;
 use crate::lost::keep_lost;
 use crate::mailbox::{Mailbox, Posted};
 use crate::operations::{self, NewOperation, Operation, OperationView};
@@ -31,6 +32,9 @@ pub(crate) const TRIES: u32 = 3;
 
 /// Pauses between looks at an instance whose wish was given up: the first, and the longest after doublings.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
+/// What is said to whoever comes when the mailbox is full.
+const TOO_MANY: &str = "too many requests wait for this instance; try again later";
 
 /// The pause after a try.
 pub(crate) fn pause(attempt: u32) -> Duration {
@@ -107,6 +111,8 @@ pub(crate) enum Command {
     Verb { verb: Verb, expect: Option<String>, requestor: Option<String>, accepted: Accepted },
     /// It was just made.
     Create { operation: Box<Operation>, accepted: Accepted },
+    /// Somebody waits for limits to hold.
+    Limits(Box<LimitsOrder>),
     /// Something may have changed on the host, or the daemon has just started.
     Look,
     /// The daemon ends and takes its guests along.
@@ -164,8 +170,10 @@ impl Instance {
                 tokio::spawn(async move { instance.work(shared).await });
             }
             Posted::Full(Command::Verb { accepted, .. } | Command::Create { accepted, .. }) => {
-                let text = "too many requests wait for this instance; try again later".to_owned();
-                let _ = accepted.send(Err(Error::Conflict(text)));
+                let _ = accepted.send(Err(Error::Conflict(TOO_MANY.into())));
+            }
+            Posted::Full(Command::Limits(order)) => {
+                let _ = order.done.send(Err(Error::Conflict(TOO_MANY.into())));
             }
             // It will look anyway when it comes to the others.
             Posted::Full(Command::Look | Command::Halt) => {}
@@ -215,6 +223,7 @@ impl Instance {
                 worker.verb(verb, expect.as_deref(), requestor, accepted).await;
             }
             Command::Create { operation, accepted } => worker.create(*operation, accepted).await,
+            Command::Limits(order) => worker.limits(*order).await,
             Command::Look => worker.look().await,
             Command::Halt => worker.halt().await,
         }
@@ -252,18 +261,28 @@ impl Worker<'_> {
         self.instance.show(|view| view.record = record.clone());
     }
 
-    /// A verb: new wish, operation, work, end.
-    async fn verb(&self, verb: Verb, expect: Option<&str>, requestor: Option<String>, accepted: Accepted) {
+    /// The record, with nothing under way: what an earlier daemon began comes first.
+    pub(crate) async fn settled_record(&self) -> Result<InstanceRecord> {
         if self.record().operation.is_some() {
-            // What an earlier daemon began comes first.
             self.look().await;
         }
-        let before = self.record();
-        if before.operation.is_some() {
-            let text = "what was begun with it before the daemon ended cannot be ended yet; try again later".to_owned();
-            let _ = accepted.send(Err(Error::Conflict(text)));
-            return;
+        let record = self.record();
+        if record.operation.is_some() {
+            let text = "what was begun with it before the daemon ended cannot be ended yet; try again later";
+            return Err(Error::Conflict(text.into()));
         }
+        Ok(record)
+    }
+
+    /// A verb: new wish, operation, work, end.
+    async fn verb(&self, verb: Verb, expect: Option<&str>, requestor: Option<String>, accepted: Accepted) {
+        let before = match self.settled_record().await {
+            Ok(before) => before,
+            Err(error) => {
+                let _ = accepted.send(Err(error));
+                return;
+            }
+        };
         // A deletion that got stuck may be asked for again.
         if !before.wish.exists && (verb != Verb::Delete || !self.shared.knows(before.id)) {
             let _ = accepted.send(Err(Error::NotFound("Instance not found".into())));
@@ -312,11 +331,7 @@ impl Worker<'_> {
 
     /// The record with the verb's wish, everything checked and given out.
     fn decide(&self, before: &InstanceRecord, verb: &Verb, expect: Option<&str>) -> Result<InstanceRecord> {
-        if let (Some(wanted), found) = (expect, crate::etag::of_instance(before))
-            && wanted.trim_matches('"') != found
-        {
-            return Err(Error::Stale { wanted: wanted.trim_matches('"').to_owned(), found });
-        }
+        expect_seen(before, expect)?;
         let (mut wish, newest_boot) = verbs::next(before, verb)?;
         self.shared.check_sharing(before, verb, &wish)?;
         if matches!(verb, Verb::Update(_) | Verb::Patch(_)) {
@@ -466,14 +481,14 @@ impl Worker<'_> {
         Ok(true)
     }
 
-    async fn apply(&self, step: &Step) -> std::result::Result<(), StepError> {
+    pub(crate) async fn apply(&self, step: &Step) -> std::result::Result<Effect, StepError> {
         tracing::debug!(instance = %self.instance.id, step = step.name(), "apply");
         let effect = self.shared.host.apply(step, &|_| {}).await?;
         if let Step::Start { boot } = step {
             self.instance.pace.started(boot.generation, Instant::now());
         }
         debug_assert!(!matches!(effect, Effect::Image(_)), "{} makes no image", step.name());
-        Ok(())
+        Ok(effect)
     }
 
     /// Ends what was under way: the operation's document, the record without its traces, and the events ride one commit.
@@ -662,7 +677,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn tell(&self, telling: Telling) {
+    pub(crate) fn tell(&self, telling: Telling) {
         let record = self.record();
         let lifecycle = Lifecycle {
             action: telling.action,
@@ -672,6 +687,14 @@ impl Worker<'_> {
             name: record.name.to_string(),
         };
         self.shared.events.tell(record.project.as_str(), Happening::Lifecycle(lifecycle));
+    }
+}
+
+/// Refuses to change what is not as the caller saw it.
+pub(crate) fn expect_seen(before: &InstanceRecord, expect: Option<&str>) -> Result<()> {
+    match (expect.map(|tag| tag.trim_matches('"')), crate::etag::of_instance(before)) {
+        (Some(wanted), found) if wanted != found => Err(Error::Stale { wanted: wanted.to_owned(), found }),
+        _ => Ok(()),
     }
 }
 

@@ -119,7 +119,8 @@ impl Worker<'_> {
         if let Some(previous) = record.previous.take() {
             record.wish = WishState { stop: StopKind::Force, ..*previous };
             record.operation = None;
-            record.telling.clear();
+            // What happened before that is true nevertheless.
+            record.telling.retain(|telling| telling.always);
             self.set_record(&record);
             self.settle().await;
         }

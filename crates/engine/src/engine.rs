@@ -119,7 +119,7 @@ impl Shared {
     }
 
     /// Why nobody answers, told once what was begun is taken back.
-    async fn unanswered(&self, instance: &Instance) -> Error {
+    pub(crate) async fn unanswered(&self, instance: &Instance) -> Error {
         if let Err(error) = self.check_open() {
             return error;
         }
@@ -387,6 +387,14 @@ impl Engine {
         self.shared.catalog().expand(&record.project, &record.wish.profiles, &record.wish.written)
     }
 
+    /// Hands an instance a command.
+    pub(crate) fn post(&self, project: &ProjectName, name: &str, command: Command) -> Result<Arc<Instance>> {
+        self.shared.check_open()?;
+        let instance = self.find(project, name)?;
+        instance.post(&self.shared, command);
+        Ok(instance)
+    }
+
     /// Asks something of an instance. Returns once that is remembered; the operation tells the rest.
     ///
     /// `expect` is the entity tag that the caller saw.
@@ -398,10 +406,8 @@ impl Engine {
         expect: Option<String>,
         requestor: Option<String>,
     ) -> Result<OperationView> {
-        self.shared.check_open()?;
-        let instance = self.find(project, name)?;
         let (accepted, answer) = oneshot::channel();
-        instance.post(&self.shared, Command::Verb { verb, expect, requestor, accepted });
+        let instance = self.post(project, name, Command::Verb { verb, expect, requestor, accepted })?;
         match answer.await {
             Ok(answer) => answer,
             Err(_) => Err(self.shared.unanswered(&instance).await),

@@ -43,6 +43,12 @@ impl Shared {
         Ok(())
     }
 
+    /// Checks a definition of which only limits changed.
+    pub(crate) fn recheck(&self, before: &InstanceRecord, wish: &WishState) -> Result<()> {
+        let catalog = self.catalog();
+        self.check_limits(&catalog, &catalog.config(&before.project, wish)?)
+    }
+
     /// Refuses limits that this host cannot keep.
     pub(crate) fn check_limits(&self, catalog: &Catalog, config: &config::InstanceConfig) -> Result<()> {
         let limits = &config.limits;

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::step::Step;
-use model::{Boot, Fingerprint, HostFacts, InstanceId, InstanceName, KnobChange, Mac, NetworkName, Observed, PoolName};
+use model::{
+    Boot, Fingerprint, Gauges, HostFacts, InstanceId, InstanceName, Knob, KnobChange, Mac, NetworkName, Observed,
+    PoolName,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -79,6 +82,12 @@ pub trait Host: Send + Sync + 'static {
 
     /// Told of the moments `before` and `after` something, like a commit, for tests that have the daemon die there.
     fn passed(&self, _when: &str, _what: &str) {}
+
+    /// What a boot's processes use, wait for and are limited by, from its control group alone.
+    fn gauges(&self, boot: Boot) -> Gauges;
+
+    /// The file that a knob of a boot is turned by.
+    fn knob_file(&self, boot: Boot, knob: Knob) -> String;
 
     /// Names and addresses, all of them, for whoever answers for them.
     fn names(&self, names: &[NameEntry]);

@@ -20,6 +20,7 @@ mod host;
 mod images;
 mod instances;
 mod kept;
+mod live;
 mod lost;
 mod mailbox;
 mod names;
@@ -52,6 +53,7 @@ pub use host::{
     NameEntry, Progress, Session, StepError, Survey, Usage, step_error,
 };
 pub use kept::Past;
+pub use live::LimitsDone;
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 pub use plan::sentence;

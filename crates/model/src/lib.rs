@@ -3,6 +3,7 @@
 //! Plain values only: no input or output, no decisions.
 
 pub mod facts;
+pub mod gauges;
 pub mod id;
 pub mod knob;
 pub mod limits;
@@ -17,6 +18,7 @@ pub mod wish;
 mod fuzz;
 
 pub use facts::{CgroupLayout, HostFacts, OverlayWay, V1Hierarchy};
+pub use gauges::{Gauges, GroupUsage, Hits, Pressure};
 pub use id::{Boot, BootGen, Fingerprint, IdMap, InstanceId, RootGen};
 pub use knob::{BlockDevice, DiskRates, Knob, KnobChange, Setting, Settings};
 pub use limits::{Bytes, CpuAllowance, CpuSelection, Limits, Memory, Swap};

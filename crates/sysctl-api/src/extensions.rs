@@ -40,5 +40,11 @@ pub const EXTENSIONS: &[&str] = &[
 ];
 
 /// Our own.
-pub const OWN_EXTENSIONS: &[&str] =
-    &["sysctl_events_since", "sysctl_explain", "sysctl_namespaces", "sysctl_plan", "sysctl_streams_resume"];
+pub const OWN_EXTENSIONS: &[&str] = &[
+    "sysctl_events_since",
+    "sysctl_explain",
+    "sysctl_limits_sync",
+    "sysctl_namespaces",
+    "sysctl_plan",
+    "sysctl_streams_resume",
+];

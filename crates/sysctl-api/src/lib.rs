@@ -9,6 +9,7 @@ mod exec;
 mod extensions;
 mod image;
 mod instance;
+mod limits;
 mod network;
 mod operation;
 mod project;
@@ -24,6 +25,9 @@ pub use image::{Image, ImageAlias, ImageAliasEntry, ImageAliasPost, ImagePost, I
 pub use instance::{
     Instance, InstanceFull, InstancePut, InstanceSource, InstanceState, InstancesPost, InstancesPutState, StateAddress,
     StateCounters, StateCpu, StateDisk, StateMemory, StateNetwork, StatePut,
+};
+pub use limits::{
+    AppliedKnob, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure, Stall, Stalls,
 };
 pub use network::{Network, NetworkLease, NetworkState, NetworkStateAddress, NetworkStateBridge, NetworkStateCounters};
 pub use operation::Operation;

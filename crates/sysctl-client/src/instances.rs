@@ -32,7 +32,7 @@ impl ListOptions {
     }
 }
 
-fn instance(name: &str) -> Uri {
+pub(crate) fn instance(name: &str) -> Uri {
     Uri::new(INSTANCES).part(name)
 }
 

@@ -23,6 +23,7 @@ mod events;
 mod exec;
 mod images;
 mod instances;
+mod limits;
 mod namespaces;
 mod networks;
 mod operations;

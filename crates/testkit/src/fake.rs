@@ -10,7 +10,7 @@ use engine::{
     StepError, Survey, Usage,
 };
 use model::{
-    BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, GroupSeen, GuestSeen, HostFacts,
+    BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen, GuestSeen, HostFacts,
     InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource, Settings,
     Step,
 };
@@ -458,6 +458,14 @@ impl Host for FakeHost {
 
     fn usage<'a>(&'a self, _boot: Boot) -> BoxFuture<'a, Result<Usage, StepError>> {
         Box::pin(async { Ok(Usage::default()) })
+    }
+
+    fn gauges(&self, _boot: Boot) -> Gauges {
+        Gauges::default()
+    }
+
+    fn knob_file(&self, _boot: Boot, knob: Knob) -> String {
+        knob.file().to_owned()
     }
 
     fn names(&self, _names: &[NameEntry]) {}

@@ -147,6 +147,10 @@ impl Daemon {
             let fake = fake.unwrap_or_else(|| panic!("{what}: boot missing"));
             assert!(matches!(fake.guest, GuestSeen::Running { .. }) && fake.keeper, "{what}: {fake:?}");
             assert_eq!(fake.nics.len(), record.wish.nics.len(), "{what}: links");
+            let limits = self.engine.expand(record).expect("a definition").config;
+            let wanted = plan::settings(&config::limits(&limits), record.id, &testkit::fake::facts());
+            let group = fake.group.as_ref().unwrap_or_else(|| panic!("{what}: group missing"));
+            assert_eq!(group.settings, wanted, "{what}: limits");
         }
         assert_eq!(world.roots.len(), views.len(), "{what}: roots without a row");
         assert_eq!(world.boots.len(), boots, "{what}: boots without a row: {:?}", world.boots);

@@ -28,6 +28,8 @@ pub(crate) enum Row {
     StopFrozen,
     Limits,
     LimitsStopped,
+    LimitsAtOnce,
+    LimitsAtOnceStopped,
     RemoveNic,
     AddNic,
     Nesting,
@@ -57,7 +59,7 @@ pub(crate) enum Row {
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 42] = [
+pub(crate) const ROWS: [Row; 44] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -74,6 +76,8 @@ pub(crate) const ROWS: [Row; 42] = [
     Row::StopFrozen,
     Row::Limits,
     Row::LimitsStopped,
+    Row::LimitsAtOnce,
+    Row::LimitsAtOnceStopped,
     Row::RemoveNic,
     Row::AddNic,
     Row::Nesting,
@@ -160,8 +164,8 @@ impl Row {
             Row::Freeze => facts("running", "frozen", "instance-paused"),
             Row::Thaw => facts("frozen", "running", "instance-resumed"),
             Row::StopFrozen => facts("frozen", "stopped", "instance-shutdown"),
-            Row::Limits => facts("running", "running limited", "instance-updated"),
-            Row::LimitsStopped => facts("stopped", "stopped limited", "instance-updated"),
+            Row::Limits | Row::LimitsAtOnce => facts("running", "running limited", "instance-updated"),
+            Row::LimitsStopped | Row::LimitsAtOnceStopped => facts("stopped", "stopped limited", "instance-updated"),
             Row::RemoveNic => facts("running", "running bare", "instance-updated"),
             Row::AddNic => facts("running bare", "running", "instance-updated"),
             Row::Nesting => facts("stopped", "stopped nesting", "instance-updated"),
@@ -212,7 +216,8 @@ impl Row {
     /// It is one operation, which says how it ended.
     pub(crate) fn is_task(self) -> bool {
         let image = matches!(self, Row::Import | Row::ImportNamed | Row::Build | Row::DeleteImage);
-        image || self.facts().told.is_some() && !self.is_guests()
+        let at_once = matches!(self, Row::LimitsAtOnce | Row::LimitsAtOnceStopped);
+        image || self.facts().told.is_some() && !self.is_guests() && !at_once
     }
 
     /// It is about everything: there can be no bystander.
@@ -331,6 +336,11 @@ impl Daemon {
             Row::CreateProfile => self.engine.create_profile(profile(None)).await,
             Row::ChangeProfile => self.engine.change_profile(profile(Some("99")), None).await,
             Row::DeleteProfile => self.engine.delete_profile(&ProjectName::default(), "mine").await,
+            Row::LimitsAtOnce | Row::LimitsAtOnceStopped => {
+                let config = [("limits.processes".to_owned(), "99".to_owned())].into();
+                let project = ProjectName::default();
+                self.engine.change_limits(&project, "web1", config, None, None).await.map(drop)
+            }
             Row::Repair => self.engine.repair(&*self.host).await.map(drop),
             Row::Halt => {
                 self.engine.halt().await;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use model::{BlockDevice, DiskRates, Knob, Setting, V1Hierarchy};
+use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting, V1Hierarchy};
 
+use super::gauges::keyed;
 use super::unified::{Unified, disk_number};
-use super::{Controllers, Error, GroupUsage, failed, make_dir, number, read, remove_dir, subdirectories, write};
+use super::{Controllers, Error, failed, make_dir, number, read, remove_dir, subdirectories, write};
 
 #[derive(Debug)]
 pub(super) struct Hybrid {
@@ -195,6 +196,28 @@ impl Controllers for Hybrid {
             memory_peak_bytes: file("memory", "memory.max_usage_in_bytes"),
             swap_bytes: 0,
             processes: file("pids", "pids.current"),
+        }
+    }
+
+    fn hits(&self, group: &str) -> Hits {
+        let file = |controller: &str, name: &str| self.with(controller).map(|h| h.base.join(group).join(name));
+        let keyed =
+            |controller: &str, name: &str, key: &str| file(controller, name).map_or(0, |path| keyed(&path, key));
+        Hits {
+            // The soft limit of v1 counts nothing.
+            memory_high: 0,
+            memory_max: file("memory", "memory.failcnt").map_or(0, |path| number(&path)),
+            oom_kills: keyed("memory", "memory.oom_control", "oom_kill"),
+            processes: keyed("pids", "pids.events", "max"),
+            cpu_throttled: keyed("cpu", "cpu.stat", "nr_throttled"),
+            cpu_throttled_us: keyed("cpu", "cpu.stat", "throttled_time") / 1000,
+        }
+    }
+
+    fn file(&self, group: &str, knob: Knob) -> PathBuf {
+        match self.directory(group, knob).zip(v1_name(knob)) {
+            Some((directory, (_, file))) => directory.join(file),
+            None => self.second.file(group, knob),
         }
     }
 

@@ -11,6 +11,7 @@
 //!
 //! A group is never used again after it was killed: on Linux 6.18 a clone into it would die at once.
 
+mod gauges;
 mod hybrid;
 mod layout;
 mod turn;
@@ -23,7 +24,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use model::{Boot, CgroupLayout, Knob, KnobChange, Setting, Settings};
+use model::{Boot, CgroupLayout, Gauges, GroupUsage, Hits, Knob, KnobChange, Setting, Settings};
 use rustix::event::{PollFd, PollFlags};
 
 pub use layout::{LayoutError, find as find_layout};
@@ -64,6 +65,10 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     fn extra_groups(&self, group: &str) -> Vec<PathBuf>;
     /// What a group uses; 0 for what the kernel does not count.
     fn usage(&self, group: &str) -> GroupUsage;
+    /// How often a group's limits were met.
+    fn hits(&self, group: &str) -> Hits;
+    /// The file that a knob is turned by.
+    fn file(&self, group: &str, knob: Knob) -> PathBuf;
     /// Names of groups that exist in addition to the cgroup2 ones.
     fn extra_names(&self) -> BTreeSet<String>;
 }
@@ -261,6 +266,21 @@ impl Groups {
         self.controllers.usage(&boot.to_string())
     }
 
+    /// What the processes of a boot use, wait for, and are limited by.
+    pub fn gauges(&self, boot: Boot) -> Gauges {
+        let group = boot.to_string();
+        Gauges {
+            usage: self.controllers.usage(&group),
+            pressure: gauges::pressure(&self.directory(boot)),
+            hits: self.controllers.hits(&group),
+        }
+    }
+
+    /// The file that a knob of a boot is turned by.
+    pub fn file(&self, boot: Boot, knob: Knob) -> PathBuf {
+        self.controllers.file(&boot.to_string(), knob)
+    }
+
     /// All boots that have a group here, and names that are no boot.
     pub fn list(&self) -> Result<(BTreeSet<Boot>, BTreeSet<String>), Error> {
         let mut names = self.controllers.extra_names();
@@ -278,21 +298,6 @@ impl Groups {
         }
         Ok((boots, strangers))
     }
-}
-
-/// What a group's processes use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GroupUsage {
-    /// Nanoseconds of CPU time.
-    pub cpu_ns: u64,
-    /// Bytes of memory.
-    pub memory_bytes: u64,
-    /// The most bytes of memory so far.
-    pub memory_peak_bytes: u64,
-    /// Bytes swapped out.
-    pub swap_bytes: u64,
-    /// Processes and threads.
-    pub processes: u64,
 }
 
 /// Makes a group for one exec'd process below a delegated payload.

@@ -107,7 +107,8 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Mutex;
 
-    use super::super::GroupUsage;
+    use model::{GroupUsage, Hits};
+
     use super::*;
 
     /// Controllers with the kernel's rules between knobs, which refuse the n-th write.
@@ -179,6 +180,12 @@ mod tests {
         }
         fn usage(&self, _group: &str) -> GroupUsage {
             GroupUsage::default()
+        }
+        fn hits(&self, _group: &str) -> Hits {
+            Hits::default()
+        }
+        fn file(&self, _group: &str, knob: Knob) -> PathBuf {
+            PathBuf::from(knob.file())
         }
         fn extra_names(&self) -> BTreeSet<String> {
             BTreeSet::new()

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use model::{BlockDevice, DiskRates, Knob, Setting};
+use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting};
 
-use super::{Controllers, Error, GroupUsage, failed, number, read, write};
+use super::gauges::keyed;
+use super::{Controllers, Error, failed, number, read, write};
 
 /// The controllers that guests are limited by and may use for their own groups.
 const WANTED: [&str; 7] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma"];
@@ -114,6 +115,22 @@ impl Controllers for Unified {
             swap_bytes: number(&file("memory.swap.current")),
             processes: number(&file("pids.current")),
         }
+    }
+
+    fn hits(&self, group: &str) -> Hits {
+        let keyed = |name: &str, key: &str| keyed(&self.base.join(group).join(name), key);
+        Hits {
+            memory_high: keyed("memory.events", "high"),
+            memory_max: keyed("memory.events", "max"),
+            oom_kills: keyed("memory.events", "oom_kill"),
+            processes: keyed("pids.events", "max"),
+            cpu_throttled: keyed("cpu.stat", "nr_throttled"),
+            cpu_throttled_us: keyed("cpu.stat", "throttled_usec"),
+        }
+    }
+
+    fn file(&self, group: &str, knob: Knob) -> PathBuf {
+        self.path(group, knob)
     }
 
     fn extra_groups(&self, _group: &str) -> Vec<PathBuf> {

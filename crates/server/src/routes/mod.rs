@@ -9,6 +9,7 @@ mod files;
 mod images;
 mod instances;
 mod internal;
+mod limits;
 mod namespaces;
 mod networks;
 mod operations;
@@ -99,6 +100,7 @@ fn server_routes() -> Router<Arc<App>> {
         .route("/1.0/operations/{id}", get(operations::get).delete(operations::cancel))
         .route("/1.0/operations/{id}/wait", get(operations::wait))
         .route("/1.0/operations/{id}/websocket", get(operations::websocket))
+        .route("/1.0/load", get(limits::load))
         .route("/1.0/doctor", get(doctor::get).post(doctor::repair))
         .route("/internal/ready", get(internal::ready))
         .route("/internal/shutdown", put(internal::shutdown))
@@ -113,6 +115,9 @@ fn instance_routes() -> Router<Arc<App>> {
             get(instances::get).put(instances::put).patch(instances::patch).delete(instances::delete),
         )
         .route("/1.0/instances/{name}/state", get(state::get).put(state::put))
+        .route("/1.0/instances/{name}/limits", get(limits::get).patch(limits::patch))
+        .route("/1.0/instances/{name}/limits/hits", get(limits::hits))
+        .route("/1.0/instances/{name}/pressure", get(limits::pressure))
         .route("/1.0/instances/{name}/exec", post(exec::post))
         .route("/1.0/instances/{name}/console", get(console::log).post(console::post).delete(console::clear))
         .route("/1.0/instances/{name}/explain", get(explain::get))

@@ -15,6 +15,7 @@ mod filter;
 mod image;
 mod image_alias;
 mod info;
+mod limits;
 mod list;
 mod monitor;
 mod network;
@@ -29,6 +30,7 @@ mod rename;
 mod session;
 mod state;
 mod storage;
+mod top;
 mod version;
 
 use clap::Subcommand;
@@ -49,6 +51,10 @@ pub(crate) enum Command {
     List(list::Args),
     /// Tell about an instance; or about the server
     Info(info::Args),
+    /// Show what an instance may use and does, or change it at once
+    Limits(limits::Args),
+    /// Show what running instances use, wait for and are held back by
+    Top(top::Args),
     /// Start instances
     Start(state::StartArgs),
     /// Stop instances
@@ -126,6 +132,8 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         Command::Create(args) => create::run(cx, args, false).await?,
         Command::List(args) => list::run(cx, args).await?,
         Command::Info(args) => info::run(cx, args).await?,
+        Command::Limits(args) => limits::run(cx, args).await?,
+        Command::Top(args) => top::run(cx, args).await?,
         Command::Start(args) => state::start(cx, args).await?,
         Command::Stop(args) => state::stop(cx, args, &state::STOP).await?,
         Command::Restart(args) => state::stop(cx, args, &state::RESTART).await?,

@@ -28,7 +28,7 @@ use engine::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, InheritedSession, NameEntry, Progress, RecipeFacts, Session,
     StepError, Survey, Usage,
 };
-use model::{Boot, HostFacts, InstanceId, Observed, OverlayWay, PoolName, PoolSpec, Step};
+use model::{Boot, Gauges, HostFacts, InstanceId, Knob, Observed, OverlayWay, PoolName, PoolSpec, Step};
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
 use runtime::wire::Blob;
@@ -438,6 +438,14 @@ impl Host for RealHost {
 
     fn passed(&self, when: &str, what: &str) {
         crash::moment(when, what);
+    }
+
+    fn gauges(&self, boot: Boot) -> Gauges {
+        self.boots.groups.gauges(boot)
+    }
+
+    fn knob_file(&self, boot: Boot, knob: Knob) -> String {
+        self.boots.groups.file(boot, knob).display().to_string()
     }
 
     fn names(&self, names: &[NameEntry]) {

@@ -1,0 +1,131 @@
+//! Limits at once: the knobs are turned, the record is committed, and the caller is told when both are done.
+//!
+//! There is no operation to wait for. The knobs come first, so that what the kernel refuses is never written down: a daemon
+//! that dies in between finds the former record, and knobs that differ from it, and turns them back. Nobody was told.
+
+use std::time::{Duration, Instant};
+
+use config::{Map, Written};
+use model::{KnobChange, ProjectName, Step};
+use store::Class;
+use tokio::sync::oneshot;
+
+use crate::actor::{Command, Worker, expect_seen};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::host::Effect;
+use crate::record::{InstanceRecord, Record, Telling};
+use crate::verbs::{self, Patch, Verb};
+
+/// What became of a change of limits. It is on the disk by then.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LimitsDone {
+    /// Knobs that were turned, in their order; none while the instance does not run.
+    pub turned: Vec<KnobChange>,
+    /// When the last of them was; `None` when there was none.
+    pub effective: Option<Instant>,
+}
+
+/// Somebody's change of limits.
+pub(crate) struct LimitsOrder {
+    pub(crate) config: Map,
+    pub(crate) expect: Option<String>,
+    pub(crate) requestor: Option<String>,
+    pub(crate) done: oneshot::Sender<Result<LimitsDone>>,
+}
+
+impl Engine {
+    /// Changes keys that are limits. Returns once they hold and are remembered; after an error all are as they were.
+    ///
+    /// `expect` is the entity tag that the caller saw. A key with an empty value is taken back.
+    pub async fn change_limits(
+        &self,
+        project: &ProjectName,
+        name: &str,
+        config: Map,
+        expect: Option<String>,
+        requestor: Option<String>,
+    ) -> Result<LimitsDone> {
+        let (done, answer) = oneshot::channel();
+        let order = LimitsOrder { config, expect, requestor, done };
+        let instance = self.post(project, name, Command::Limits(Box::new(order)))?;
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.shared.unanswered(&instance).await),
+        }
+    }
+}
+
+/// How long the news of a change waits for others: many changes in a row cost a commit each, and one more.
+const LINGER: Duration = Duration::from_millis(50);
+
+impl Worker<'_> {
+    pub(crate) async fn limits(&self, order: LimitsOrder) {
+        let result = self.change_limits(order.config, order.expect.as_deref(), order.requestor).await;
+        let _ = order.done.send(result);
+    }
+
+    async fn change_limits(&self, config: Map, expect: Option<&str>, requestor: Option<String>) -> Result<LimitsDone> {
+        let before = self.settled_record().await?;
+        if !before.wish.exists {
+            return Err(Error::NotFound("Instance not found".into()));
+        }
+        expect_seen(&before, expect)?;
+        let written = Written { config, ..Written::default() };
+        let verb = Verb::Patch(Box::new(Patch { written, ..Patch::default() }));
+        let (wish, _) = verbs::next(&before, &verb)?;
+        self.shared.recheck(&before, &wish)?;
+        let mut after = InstanceRecord { wish, ..before };
+        let news = Telling { action: verb.action().into(), context: Default::default(), requestor, always: true };
+        let is_news = !after.telling.contains(&news);
+        if is_news {
+            after.telling.push(news);
+        }
+        let done = self.turn(&after).await?;
+        if let Err(error) = self.shared.submit_and_wait(Class::Wish, vec![after.put()]).await {
+            // Nothing was promised: the knobs go back to what is remembered.
+            self.settle().await;
+            return Err(error);
+        }
+        self.show_turned(&after, &done);
+        if is_news {
+            // It is told, and written down as told, by the look that comes then.
+            let (instance, shared) = (self.instance.clone(), self.shared.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                instance.post(&shared, Command::Look);
+            });
+        }
+        Ok(done)
+    }
+
+    /// What is shown follows the knobs, so that nobody has to look at the host for it.
+    fn show_turned(&self, after: &InstanceRecord, done: &LimitsDone) {
+        self.instance.show(|view| {
+            view.record = after.clone();
+            let boot = after.wish.power.boot();
+            let seen = boot.and_then(|boot| view.observed.boots.get_mut(&boot)?.group.as_mut());
+            if let Some(group) = seen {
+                group.settings.extend(done.turned.iter().map(|change| (change.knob, change.new.clone())));
+            }
+        });
+    }
+
+    /// Turns the knobs of the boot that runs to what a record wishes; all or none.
+    async fn turn(&self, after: &InstanceRecord) -> Result<LimitsDone> {
+        let observed = self.observe(after).await?;
+        let steps = plan::diff(&self.shared.wish(after)?, &observed, self.shared.host.facts());
+        let mut done = LimitsDone::default();
+        // Whatever else there is to do is not for whoever waits for this, and is done without it.
+        for step in steps.iter().filter(|step| matches!(step, Step::SetLimits { .. })) {
+            match self.apply(step).await {
+                Ok(Effect::Turned(turned)) => done.turned.extend(turned),
+                Ok(_) => {}
+                // No fault of ours: what is in use does not allow it.
+                Err(error) => return Err(Error::Conflict(format!("nothing was changed: {error}"))),
+            }
+            done.effective = Some(Instant::now());
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,41 @@
+//! Limits at once, and what they do: extension `sysctl_limits_sync`.
+
+use hyper::Method;
+use sysctl_api::{InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure};
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::instances::instance;
+use crate::uri::Uri;
+
+impl Client {
+    /// Changes limits; they hold and are on the disk when this returns.
+    pub async fn patch_instance_limits(
+        &self,
+        name: &str,
+        patch: &LimitsPatch,
+        etag: Option<&str>,
+    ) -> Result<LimitsApplied> {
+        self.send(Method::PATCH, instance(name).part("limits"), patch, etag).await
+    }
+
+    /// Each knob of a running instance with its file, its value and what is used of it.
+    pub async fn get_instance_limits(&self, name: &str) -> Result<Vec<LimitKnob>> {
+        self.get(instance(name).part("limits")).await
+    }
+
+    /// Which limit bit, and how often.
+    pub async fn get_instance_limit_hits(&self, name: &str) -> Result<LimitHits> {
+        self.get(instance(name).part("limits").part("hits")).await
+    }
+
+    /// What a running instance waits for.
+    pub async fn get_instance_pressure(&self, name: &str) -> Result<Pressure> {
+        self.get(instance(name).part("pressure")).await
+    }
+
+    /// What every running instance uses and waits for.
+    pub async fn get_load(&self) -> Result<Vec<InstanceLoad>> {
+        self.get(Uri::new("/1.0/load")).await
+    }
+}
