@@ -49,6 +49,15 @@ pub enum HostEvent {
     NetworkHealed(String, String),
     /// Somebody breaks something again and again; it is left as it is: its name, and what it is.
     LeftBroken(String, String),
+    /// Processes of a boot were killed because it had no memory left.
+    OutOfMemory {
+        /// The boot.
+        boot: Boot,
+        /// How many since this was last told.
+        kills: u64,
+        /// Names of their programs, as far as the kernel's log tells.
+        victims: Vec<String>,
+    },
 }
 
 /// How far a long step is.

@@ -29,6 +29,11 @@ pub(crate) fn take(shared: &Shared, event: HostEvent) -> Option<InstanceId> {
             of_instance(shared, boot.id, "instance-link-replaced", cause(&what));
             Some(boot.id)
         }
+        HostEvent::OutOfMemory { boot, kills, victims } => {
+            let context = vec![("kills".to_owned(), kills.into()), ("victims".to_owned(), victims.into())];
+            of_instance(shared, boot.id, "instance-out-of-memory", context);
+            None
+        }
         HostEvent::NetworkHealed(name, what) => of_network("network-healed", name, &what),
         HostEvent::LeftBroken(name, what) => of_network("network-left-broken", name, &what),
     }

@@ -156,6 +156,7 @@ async fn it_is_told_which_limit_bit_and_a_neighbour_does_not_feel_it() {
     daemon.import_busybox().await;
     daemon.launch("web1", &[("limits.memory", "64MiB"), ("limits.processes", "30")]).await;
     daemon.launch("web2", &[]).await;
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
     let hits = async || daemon.client.get_instance_limit_hits("web1").await.expect("hits");
     let before = hits().await;
     let begun = Instant::now();
@@ -169,6 +170,21 @@ async fn it_is_told_which_limit_bit_and_a_neighbour_does_not_feel_it() {
     let elapsed = begun.elapsed();
     assert_eq!(killed.code, 137, "{killed:?}");
     assert!(elapsed < Duration::from_secs(5), "the hog lived for {elapsed:?}");
+    let told = async {
+        loop {
+            let event = events.next().await.expect("events").expect("an event");
+            if event.metadata["action"] == "instance-out-of-memory" {
+                return event;
+            }
+        }
+    };
+    let event = tokio::time::timeout(support::PATIENCE, told).await.expect("a kill is told");
+    assert_eq!(event.metadata["source"], "/1.0/instances/web1", "{event:?}");
+    assert!(event.metadata["context"]["kills"].as_u64().is_some_and(|n| n > 0), "{event:?}");
+    if std::fs::File::open("/dev/kmsg").is_ok() {
+        // The program is busybox, by whichever of its names.
+        assert!(!event.metadata["context"]["victims"].as_array().expect("a list").is_empty(), "{event:?}");
+    }
     let after = hits().await;
     assert!(after.oom_kills > before.oom_kills && after.memory_max > before.memory_max, "{before:?} {after:?}");
     let bomb = "i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done";

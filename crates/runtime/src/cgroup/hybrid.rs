@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting, V1Hierarchy};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::gauges::keyed;
 use super::unified::{Unified, disk_number};
@@ -219,6 +221,19 @@ impl Controllers for Hybrid {
             Some((directory, (_, file))) => directory.join(file),
             None => self.second.file(group, knob),
         }
+    }
+
+    fn oom_notices(&self) -> kernel::Result<OwnedFd> {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+    }
+
+    fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error> {
+        let Some(hierarchy) = self.with("memory") else { return Ok(()) };
+        let group = hierarchy.base.join(group);
+        let watched = group.join("memory.oom_control");
+        // Needed only while the kernel is told which file is meant.
+        let file = fs::File::open(&watched).map_err(failed("open", &watched))?;
+        write(&group.join("cgroup.event_control"), &format!("{} {}", notices.as_raw_fd(), file.as_raw_fd()))
     }
 
     fn extra_groups(&self, group: &str) -> Vec<PathBuf> {

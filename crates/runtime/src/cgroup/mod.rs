@@ -20,7 +20,7 @@ mod unified;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,10 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     fn hits(&self, group: &str) -> Hits;
     /// The file that a knob is turned by.
     fn file(&self, group: &str, knob: Knob) -> PathBuf;
+    /// A descriptor that can be read when memory ran out in a watched group. One serves all.
+    fn oom_notices(&self) -> kernel::Result<OwnedFd>;
+    /// Has it be readable for a group, until that is gone.
+    fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error>;
     /// Names of groups that exist in addition to the cgroup2 ones.
     fn extra_names(&self) -> BTreeSet<String>;
 }
@@ -279,6 +283,16 @@ impl Groups {
     /// The file that a knob of a boot is turned by.
     pub fn file(&self, boot: Boot, knob: Knob) -> PathBuf {
         self.controllers.file(&boot.to_string(), knob)
+    }
+
+    /// A descriptor that can be read when memory ran out in a boot that is watched. One serves all of them.
+    pub fn oom_notices(&self) -> kernel::Result<OwnedFd> {
+        self.controllers.oom_notices()
+    }
+
+    /// Has that descriptor be readable when memory runs out in a boot, until its group is gone.
+    pub fn watch_oom(&self, boot: Boot, notices: &OwnedFd) -> Result<(), Error> {
+        self.controllers.watch_oom(&boot.to_string(), notices)
     }
 
     /// All boots that have a group here, and names that are no boot.

@@ -104,6 +104,7 @@ fn size(setting: &Setting) -> u64 {
 mod tests {
     use std::collections::BTreeSet;
     use std::io;
+    use std::os::fd::OwnedFd;
     use std::path::PathBuf;
     use std::sync::Mutex;
 
@@ -186,6 +187,12 @@ mod tests {
         }
         fn file(&self, _group: &str, knob: Knob) -> PathBuf {
             PathBuf::from(knob.file())
+        }
+        fn oom_notices(&self) -> kernel::Result<OwnedFd> {
+            Err(kernel::Errno::NOSYS)
+        }
+        fn watch_oom(&self, _group: &str, _notices: &OwnedFd) -> Result<(), Error> {
+            Ok(())
         }
         fn extra_names(&self) -> BTreeSet<String> {
             BTreeSet::new()

@@ -1,9 +1,11 @@
 //! Controllers in cgroup2: limits are files of the boot's own group.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::gauges::keyed;
 use super::{Controllers, Error, failed, number, read, write};
@@ -131,6 +133,17 @@ impl Controllers for Unified {
 
     fn file(&self, group: &str, knob: Knob) -> PathBuf {
         self.path(group, knob)
+    }
+
+    fn oom_notices(&self) -> kernel::Result<OwnedFd> {
+        inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+    }
+
+    fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error> {
+        // The kernel says that the file was modified whenever one of its counters grew.
+        let path = self.base.join(group).join("memory.events");
+        let watched = inotify::add_watch(notices, &path, WatchFlags::MODIFY);
+        watched.map(drop).map_err(|errno| failed("watch", &path)(errno.into()))
     }
 
     fn extra_groups(&self, _group: &str) -> Vec<PathBuf> {

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use super::keeper::{Keeper, State, end_of};
 use super::launch;
 use super::network::{AttachedNic, Networks};
+use super::oom::OomWatch;
 use super::session::KeptSession;
 use super::spawn::{self, Spawn};
 use super::words;
@@ -70,6 +71,8 @@ pub(crate) struct Boots {
     /// Sessions that a former daemon began, until somebody asks for them.
     inherited: Mutex<Vec<(Arc<Keeper>, u32)>>,
     events: mpsc::Sender<HostEvent>,
+    /// `None` when the host has no more descriptors for it.
+    oom: Option<Arc<OomWatch>>,
 }
 
 impl Boots {
@@ -81,7 +84,12 @@ impl Boots {
         (runtime_dir, state_dir): (&Path, &Path),
         events: mpsc::Sender<HostEvent>,
     ) -> Arc<Boots> {
+        let oom = OomWatch::start(groups.clone(), events.clone());
+        if let Err(errno) = &oom {
+            tracing::warn!(%errno, "kills for want of memory are not told");
+        }
         let boots = Arc::new(Boots {
+            oom: oom.ok(),
             groups,
             spawn,
             networks,
@@ -157,6 +165,7 @@ impl Boots {
         for boot in boots {
             let nics = links.get(&boot).cloned().unwrap_or_default();
             self.entries().insert(boot, Entry { nics, ..Entry::default() });
+            self.watch_oom(boot);
             self.find_keeper(boot).await;
         }
         Ok(())
@@ -437,7 +446,15 @@ impl Boots {
         let settings = settings.clone();
         // Known before there is anything of it: what a failure leaves half made is then seen, and removed.
         self.entries().entry(boot).or_default();
-        self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await
+        self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await?;
+        self.watch_oom(boot);
+        Ok(())
+    }
+
+    fn watch_oom(&self, boot: Boot) {
+        if let Some(oom) = &self.oom {
+            oom.add(boot);
+        }
     }
 
     pub(crate) fn set_limits(&self, boot: Boot, settings: &Settings) -> Result<Vec<KnobChange>, StepError> {
@@ -571,6 +588,9 @@ impl Boots {
 
     pub(crate) async fn remove_group(&self, boot: Boot) -> Result<(), StepError> {
         self.on_groups("remove_group", move |groups| groups.remove(boot)).await?;
+        if let Some(oom) = &self.oom {
+            oom.remove(boot);
+        }
         let mut entries = self.entries();
         if entries.get(&boot).is_some_and(|entry| entry.keeper.is_none() && entry.nics.is_empty()) {
             entries.remove(&boot);

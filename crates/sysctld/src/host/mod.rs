@@ -11,6 +11,7 @@ mod inventory;
 mod keeper;
 mod launch;
 mod network;
+mod oom;
 mod processes;
 mod session;
 mod spawn;
