@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use model::scale::Autoscale;
 use model::{Limits, MountMode, Seccomp};
 
 use crate::devices::{self, DeviceKind, NicChoice, RootChoice};
 use crate::grain::{self, GrainChoice};
 use crate::keys::{FOREIGN, Kind, describe_kind, find_key};
-use crate::limits::{allowance, cpus, limits, memory, percent, swap, time_us};
+use crate::limits::{allowance, autoscale, cpu_range, cpus, limits, memory, memory_range, percent, swap, time_us};
 use crate::written::{Expanded, Map, Written};
 use crate::{INSTANCE_KEYS, Invalid};
 
@@ -33,6 +34,8 @@ pub struct SandboxChoice {
 pub struct InstanceConfig {
     /// Limits.
     pub limits: Limits,
+    /// Those of them that follow the need.
+    pub autoscale: Autoscale,
     /// Isolation.
     pub sandbox: SandboxChoice,
     /// Namespaces.
@@ -53,6 +56,7 @@ pub fn parse_instance(expanded: &Expanded) -> Result<InstanceConfig, Invalid> {
     let limits = Limits { disk_rates: root.rates, ..limits(config) };
     Ok(InstanceConfig {
         limits,
+        autoscale: autoscale(config),
         sandbox: sandbox(config)?,
         grain: grain::parse(config)?,
         environment: environment(config),
@@ -88,6 +92,8 @@ fn check(key: &str, value: &str) -> Result<(), Invalid> {
             Kind::Allowance => allowance(value).is_some(),
             Kind::Time => time_us(value).is_some_and(|us| us > 0),
             Kind::Percent => percent(value).is_some(),
+            Kind::MemoryRange => memory_range(value).is_some(),
+            Kind::CpuRange => cpu_range(value).is_some(),
             Kind::Capabilities => capabilities(value).is_some(),
             Kind::Share => grain::share(value).is_some(),
             Kind::Preset => grain::preset(value).is_some(),

@@ -23,6 +23,10 @@ pub enum Kind {
     Time,
     /// A share of a hundred like `12.5%`.
     Percent,
+    /// A range of sizes like `256MiB..4GiB`.
+    MemoryRange,
+    /// A range of CPU time in hundredths of one CPU, like `25%..400%`.
+    CpuRange,
     /// Changes to the set of kept capabilities, like `+sys_time,-net_raw`.
     Capabilities,
     /// Whose namespace of a kind: `private`, `host`, `instance:NAME`, `path:FILE`.
@@ -82,8 +86,31 @@ const fn limit(name: &'static str, kind: Kind, default: &'static str, doc: &'sta
     Key { name, kind, default, live: Live::Now, doc, extension: "sysctl_limits_sync" }
 }
 
+/// A key of limits that follow the need.
+const fn scale(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, default, live: Live::Now, doc, extension: "sysctl_autoscale" }
+}
+
 /// All keys of instances and profiles.
 pub const INSTANCE_KEYS: &[Key] = &[
+    scale(
+        "autoscale.cpu",
+        Kind::CpuRange,
+        "none",
+        "Range in which its CPU time follows what it waits for, in hundredths of one CPU.",
+    ),
+    scale(
+        "autoscale.memory",
+        Kind::MemoryRange,
+        "none",
+        "Range in which its memory follows the need: it is killed only beyond the most, and what it does not need is taken back.",
+    ),
+    scale(
+        "autoscale.mode",
+        Kind::OneOf(&["on", "observe", "off"]),
+        "on",
+        "Whether limits follow the need, or what would be done is only told, or neither.",
+    ),
     key(
         "environment.*",
         Kind::Text,
@@ -318,6 +345,8 @@ pub fn describe_kind(kind: Kind) -> String {
         Kind::Swap => "true or false, or a size like 512MiB".into(),
         Kind::Time => "a time like 25ms".into(),
         Kind::Percent => "a share like 12.5%, up to 100%".into(),
+        Kind::MemoryRange => "a range of sizes like 256MiB..4GiB, the least first".into(),
+        Kind::CpuRange => "a range of CPU time like 25%..400%, the least first; 100% is one CPU".into(),
         Kind::Cpus => "a number of CPUs like 2, or their ids like 0-1,3 (one alone: 3-3)".into(),
         Kind::Allowance => "a share like 50%, or a quota in a period like 25ms/100ms".into(),
         Kind::Capabilities => "capabilities with + or - before each, like +sys_time,-net_raw".into(),

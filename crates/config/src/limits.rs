@@ -1,6 +1,7 @@
 //! Limits, from text to types.
 
 use model::limits::{CpuAllowance, CpuSelection, Memory, Swap, parse_cpu_list};
+use model::scale::{Autoscale, Range, ScaleMode};
 use model::{Bytes, DiskRates, Knob, Limits};
 
 use crate::instance::{boolean, given};
@@ -43,6 +44,35 @@ pub fn limits(config: &Map) -> Limits {
         // Rates are keys of the root disk.
         disk_rates: DiskRates::default(),
     }
+}
+
+/// The keys of a configuration about limits that follow the need.
+pub fn autoscale(config: &Map) -> Autoscale {
+    Autoscale {
+        mode: match given(config, "autoscale.mode") {
+            Some("off") => ScaleMode::Off,
+            Some("observe") => ScaleMode::Observe,
+            _ => ScaleMode::On,
+        },
+        memory: given(config, "autoscale.memory").and_then(memory_range),
+        cpu: given(config, "autoscale.cpu").and_then(cpu_range),
+    }
+}
+
+/// The right way up, and not empty.
+fn range(text: &str, parse: impl Fn(&str) -> Option<u64>) -> Option<Range> {
+    let (min, max) = text.split_once("..")?;
+    let (min, max) = (parse(min.trim())?, parse(max.trim())?);
+    (min < max).then_some(Range { min, max })
+}
+
+pub(crate) fn memory_range(text: &str) -> Option<Range> {
+    // Less than this does not hold an init and a shell; whole pages are what kernels count.
+    range(text, |part| part.parse::<Bytes>().ok().map(|bytes| bytes.0 / 4096 * 4096).filter(|n| *n >= 4 << 20))
+}
+
+pub(crate) fn cpu_range(text: &str) -> Option<Range> {
+    range(text, |part| part.strip_suffix('%')?.trim().parse().ok().filter(|n| (1..=100_000).contains(n)))
 }
 
 pub(crate) fn memory(text: &str) -> Option<Memory> {

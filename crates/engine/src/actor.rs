@@ -22,6 +22,7 @@ use crate::mailbox::{Mailbox, Posted};
 use crate::operations::{self, NewOperation, Operation, OperationView};
 use crate::pace::{Pace, Reboot};
 use crate::record::{InstanceRecord, Record, Telling, WishState};
+use crate::scale::NeedHeard;
 use crate::sharing::FOLLOW_TIMEOUT_S;
 use crate::telling::telling_of_end;
 use crate::unwind::guarded;
@@ -113,6 +114,8 @@ pub(crate) enum Command {
     Create { operation: Box<Operation>, accepted: Accepted },
     /// Somebody waits for limits to hold.
     Limits(Box<LimitsOrder>),
+    /// The kernel says that it needs more or less of something.
+    Scale(NeedHeard),
     /// Something may have changed on the host, or the daemon has just started.
     Look,
     /// The daemon ends and takes its guests along.
@@ -176,7 +179,7 @@ impl Instance {
                 let _ = order.done.send(Err(Error::Conflict(TOO_MANY.into())));
             }
             // It will look anyway when it comes to the others.
-            Posted::Full(Command::Look | Command::Halt) => {}
+            Posted::Full(Command::Scale(_) | Command::Look | Command::Halt) => {}
         }
     }
 
@@ -224,6 +227,7 @@ impl Instance {
             }
             Command::Create { operation, accepted } => worker.create(*operation, accepted).await,
             Command::Limits(order) => worker.limits(*order).await,
+            Command::Scale(heard) => worker.scale(heard).await,
             Command::Look => worker.look().await,
             Command::Halt => worker.halt().await,
         }
@@ -417,6 +421,7 @@ impl Worker<'_> {
     ) -> std::result::Result<(), Failure> {
         let mut progress = Done::default();
         let result = self.rounds(gate, operation, &mut progress).await;
+        self.watch_need();
         result.map_err(|error| Failure { error, discarded: progress.discarded, discarding: progress.discarding })
     }
 

@@ -188,7 +188,7 @@ impl Catalog {
                 name: record.name.clone(),
                 pool: record.pool.clone(),
                 sandbox: plan::sandbox(&config.sandbox, grain, facts),
-                limits: config.limits.clone(),
+                limits: plan::scaled(&config.limits, &config.autoscale, &record.levels),
                 nics: self.nics(&config, wish)?,
                 first_boot: first_boot(record),
                 environment: config.environment,

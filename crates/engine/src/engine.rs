@@ -537,6 +537,8 @@ impl Engine {
             previous: Some(Box::new(WishState { exists: false, power: Power::Off, ..wish.clone() })),
             wish,
             operation: None,
+            levels: Default::default(),
+            scalings: Vec::new(),
             newest_boot: boot,
             error: None,
             telling: Vec::new(),

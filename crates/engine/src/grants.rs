@@ -53,6 +53,7 @@ impl Shared {
     pub(crate) fn check_limits(&self, catalog: &Catalog, config: &config::InstanceConfig) -> Result<()> {
         let limits = &config.limits;
         plan::refuse_limits(limits, self.host.facts())?;
+        plan::refuse_autoscale(&config.autoscale, limits, self.host.facts())?;
         let pool = catalog.pools.get(&config.root.pool).filter(|pool| !pool.spec.source.is_empty());
         match pool {
             // Which disk that is was not looked for.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::scale::{Need, Resource, Watch};
 use model::step::Step;
 use model::{
     Boot, Fingerprint, Gauges, HostFacts, InstanceId, InstanceName, Knob, KnobChange, Mac, NetworkName, Observed,
@@ -49,6 +50,8 @@ pub enum HostEvent {
     NetworkHealed(String, String),
     /// Somebody breaks something again and again; it is left as it is: its name, and what it is.
     LeftBroken(String, String),
+    /// What a boot needs of something that follows the need.
+    Need(Boot, Resource, Need),
     /// Processes of a boot were killed because it had no memory left.
     OutOfMemory {
         /// The boot.
@@ -94,6 +97,13 @@ pub trait Host: Send + Sync + 'static {
 
     /// What a boot's processes use, wait for and are limited by, from its control group alone.
     fn gauges(&self, boot: Boot) -> Gauges;
+
+    /// Has the kernel tell what a boot needs ([`HostEvent::Need`]), until its group is gone or something else is asked for.
+    fn watch_need(&self, boot: Boot, watch: Watch);
+
+    /// Takes memory from a boot that it can spare, until it uses so many bytes at most. Nobody is killed for that; what is
+    /// used in the end is told by its gauges.
+    fn take_memory(&self, boot: Boot, down_to: u64) -> BoxFuture<'_, ()>;
 
     /// The file that a knob of a boot is turned by.
     fn knob_file(&self, boot: Boot, knob: Knob) -> String;

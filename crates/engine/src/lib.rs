@@ -29,6 +29,7 @@ mod operations;
 mod pace;
 mod rebuild;
 mod record;
+mod scale;
 mod sharing;
 mod streams;
 mod sweep;

@@ -89,14 +89,19 @@ impl Worker<'_> {
         }
         self.show_turned(&after, &done);
         if is_news {
-            // It is told, and written down as told, by the look that comes then.
-            let (instance, shared) = (self.instance.clone(), self.shared.clone());
-            tokio::spawn(async move {
-                tokio::time::sleep(LINGER).await;
-                instance.post(&shared, Command::Look);
-            });
+            self.news_later();
         }
+        self.watch_need();
         Ok(done)
+    }
+
+    /// What is to be told is told, and written down as told, by the look that comes then.
+    pub(crate) fn news_later(&self) {
+        let (instance, shared) = (self.instance.clone(), self.shared.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            instance.post(&shared, Command::Look);
+        });
     }
 
     /// What is shown follows the knobs, so that nobody has to look at the host for it.
@@ -112,7 +117,7 @@ impl Worker<'_> {
     }
 
     /// Turns the knobs of the boot that runs to what a record wishes; all or none.
-    async fn turn(&self, after: &InstanceRecord) -> Result<LimitsDone> {
+    pub(crate) async fn turn(&self, after: &InstanceRecord) -> Result<LimitsDone> {
         let observed = self.observe(after).await?;
         let steps = plan::diff(&self.shared.wish(after)?, &observed, self.shared.host.facts());
         let mut done = LimitsDone::default();

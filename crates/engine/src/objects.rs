@@ -415,7 +415,9 @@ impl Engine {
     /// The keys of a profile must make sense by themselves, on this host; a root disk may come from elsewhere.
     fn check_profile(&self, written: &Written) -> Result<()> {
         config::check_profile(written)?;
-        Ok(plan::refuse_limits(&config::limits(&written.config), self.facts())?)
+        let limits = config::limits(&written.config);
+        plan::refuse_limits(&limits, self.facts())?;
+        Ok(plan::refuse_autoscale(&config::autoscale(&written.config), &limits, self.facts())?)
     }
 
     /// Seconds since 1970, for whoever needs the same clock.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use config::Written;
+use model::scale::{Levels, Scaling};
 use model::{
     BootGen, Cidr, DeviceName, Fingerprint, IdMap, InstanceId, InstanceName, Mac, NetworkName, NetworkSpec, PoolName,
     PoolSpec, Power, ProfileName, ProjectName, RootGen, RootSource, StopKind,
@@ -98,6 +99,12 @@ pub struct InstanceRecord {
     pub previous: Option<Box<WishState>>,
     /// That operation.
     pub operation: Option<Uuid>,
+    /// Where limits are that follow the need.
+    #[serde(default)]
+    pub levels: Levels,
+    /// How they came there: the newest moves, the last one at the end.
+    #[serde(default)]
+    pub scalings: Vec<Scaling>,
     /// The last boot number that was given out.
     pub newest_boot: BootGen,
     /// Why the wish could not be reached.

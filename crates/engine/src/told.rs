@@ -1,5 +1,7 @@
 //! What the host did by itself, told to whoever listens.
 
+use std::sync::Arc;
+
 use model::InstanceId;
 
 use crate::engine::Shared;
@@ -10,7 +12,7 @@ use crate::host::HostEvent;
 const LOST_KEEPER: &str = "its keeper died; another one took the guest over without its live console and its sessions";
 
 /// Tells it; the instance that is to look now, if there is one.
-pub(crate) fn take(shared: &Shared, event: HostEvent) -> Option<InstanceId> {
+pub(crate) fn take(shared: &Arc<Shared>, event: HostEvent) -> Option<InstanceId> {
     let cause = |text: &str| vec![("cause".to_owned(), text.into())];
     let of_network = |action: &str, name: String, text: &str| {
         tell(shared, "default", action, (format!("/1.0/networks/{name}"), name), cause(text));
@@ -18,6 +20,10 @@ pub(crate) fn take(shared: &Shared, event: HostEvent) -> Option<InstanceId> {
     };
     match event {
         HostEvent::Changed(id) => Some(id),
+        HostEvent::Need(boot, resource, need) => {
+            shared.scale(boot, resource, need);
+            None
+        }
         HostEvent::KeeperLost { boot, sessions } => {
             let lost = sessions.map_or_else(|| "unknown: no daemon watched".into(), serde_json::Value::from);
             let mut context = cause(LOST_KEEPER);

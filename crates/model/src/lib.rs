@@ -11,6 +11,7 @@ pub mod name;
 pub mod net;
 pub mod observed;
 pub mod sandbox;
+pub mod scale;
 pub mod step;
 pub mod wish;
 

@@ -8,6 +8,7 @@ mod grain;
 mod react;
 mod refuse;
 mod sandbox;
+mod scale;
 mod settings;
 mod words;
 
@@ -17,5 +18,6 @@ pub use grain::{Grain, Owner, Refusal, grain, refuse_nics};
 pub use react::{react, restart_delay};
 pub use refuse::refuse_limits;
 pub use sandbox::{environment, sandbox};
+pub use scale::{memory_budget, next_level, refuse_autoscale, scaled, watch};
 pub use settings::settings;
 pub use words::{hint, sentence};

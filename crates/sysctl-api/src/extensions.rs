@@ -41,6 +41,7 @@ pub const EXTENSIONS: &[&str] = &[
 
 /// Our own.
 pub const OWN_EXTENSIONS: &[&str] = &[
+    "sysctl_autoscale",
     "sysctl_events_since",
     "sysctl_explain",
     "sysctl_limits_sync",

@@ -3,6 +3,7 @@
 //! Plain data as stock clients send and expect it, in the field order that they know. No input or output, no logic. Request
 //! types take missing fields and `null` as the zero value, and ignore fields that they do not know, as Go's decoder does.
 
+mod autoscale;
 mod envelope;
 mod event;
 mod exec;
@@ -17,6 +18,7 @@ mod server;
 mod storage;
 mod sysctl;
 
+pub use autoscale::{Autoscaling, ScaleLevel, ScaleMove};
 pub use envelope::{Envelope, ErrorBody, code};
 pub use event::{Event, LifecycleEvent, LoggingEvent, Requestor};
 pub use exec::{ConsolePost, ExecControl, ExecPost, StreamNote, WindowSize};

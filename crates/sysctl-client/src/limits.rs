@@ -1,7 +1,7 @@
 //! Limits at once, and what they do: extension `sysctl_limits_sync`.
 
 use hyper::Method;
-use sysctl_api::{InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure};
+use sysctl_api::{Autoscaling, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure};
 
 use crate::client::Client;
 use crate::error::Result;
@@ -32,6 +32,11 @@ impl Client {
     /// What a running instance waits for.
     pub async fn get_instance_pressure(&self, name: &str) -> Result<Pressure> {
         self.get(instance(name).part("pressure")).await
+    }
+
+    /// Where limits are that follow the need, and how they came there.
+    pub async fn get_instance_autoscale(&self, name: &str) -> Result<Autoscaling> {
+        self.get(instance(name).part("autoscale")).await
     }
 
     /// What every running instance uses and waits for.

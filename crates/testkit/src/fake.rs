@@ -9,10 +9,11 @@ use engine::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, NameEntry, Progress, Session,
     StepError, Survey, Usage,
 };
+use model::scale::{Need, Resource, Watch};
 use model::{
-    BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen, GuestSeen, HostFacts,
-    InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource, Settings,
-    Step,
+    BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen, GroupUsage, GuestSeen,
+    HostFacts, InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource,
+    Setting, Settings, Step,
 };
 use tokio::sync::mpsc;
 
@@ -117,6 +118,14 @@ impl FakeHost {
             }
         }
         let _ = self.events.try_send(HostEvent::Changed(id));
+    }
+
+    /// The kernel says that an instance's guest needs more memory.
+    pub fn need_memory(&self, id: InstanceId) {
+        let boot = self.world().boots.keys().find(|boot| boot.id == id).copied();
+        if let Some(boot) = boot {
+            let _ = self.events.try_send(HostEvent::Need(boot, Resource::Memory, Need::More));
+        }
     }
 
     /// Does a step twice: that must be the same as once.
@@ -460,8 +469,21 @@ impl Host for FakeHost {
         Box::pin(async { Ok(Usage::default()) })
     }
 
-    fn gauges(&self, _boot: Boot) -> Gauges {
-        Gauges::default()
+    fn gauges(&self, boot: Boot) -> Gauges {
+        // A guest uses all the memory that it is not held back from.
+        let high = self
+            .world()
+            .boots
+            .get(&boot)
+            .and_then(|fake| fake.group.as_ref()?.settings.get(&Knob::MemoryHigh).cloned());
+        let memory_bytes = if let Some(Setting::Number(bytes)) = high { bytes } else { 0 };
+        Gauges { usage: GroupUsage { memory_bytes, ..GroupUsage::default() }, ..Gauges::default() }
+    }
+
+    fn watch_need(&self, _boot: Boot, _watch: Watch) {}
+
+    fn take_memory(&self, _boot: Boot, _down_to: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 
     fn knob_file(&self, _boot: Boot, knob: Knob) -> String {

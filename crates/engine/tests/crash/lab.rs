@@ -148,7 +148,8 @@ impl Daemon {
             assert!(matches!(fake.guest, GuestSeen::Running { .. }) && fake.keeper, "{what}: {fake:?}");
             assert_eq!(fake.nics.len(), record.wish.nics.len(), "{what}: links");
             let limits = self.engine.expand(record).expect("a definition").config;
-            let wanted = plan::settings(&config::limits(&limits), record.id, &testkit::fake::facts());
+            let limits = plan::scaled(&config::limits(&limits), &config::autoscale(&limits), &record.levels);
+            let wanted = plan::settings(&limits, record.id, &testkit::fake::facts());
             let group = fake.group.as_ref().unwrap_or_else(|| panic!("{what}: group missing"));
             assert_eq!(group.settings, wanted, "{what}: limits");
         }

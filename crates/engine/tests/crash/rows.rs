@@ -30,6 +30,7 @@ pub(crate) enum Row {
     LimitsStopped,
     LimitsAtOnce,
     LimitsAtOnceStopped,
+    Scale,
     RemoveNic,
     AddNic,
     Nesting,
@@ -59,7 +60,7 @@ pub(crate) enum Row {
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 44] = [
+pub(crate) const ROWS: [Row; 45] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -78,6 +79,7 @@ pub(crate) const ROWS: [Row; 44] = [
     Row::LimitsStopped,
     Row::LimitsAtOnce,
     Row::LimitsAtOnceStopped,
+    Row::Scale,
     Row::RemoveNic,
     Row::AddNic,
     Row::Nesting,
@@ -166,6 +168,7 @@ impl Row {
             Row::StopFrozen => facts("frozen", "stopped", "instance-shutdown"),
             Row::Limits | Row::LimitsAtOnce => facts("running", "running limited", "instance-updated"),
             Row::LimitsStopped | Row::LimitsAtOnceStopped => facts("stopped", "stopped limited", "instance-updated"),
+            Row::Scale => facts("running", "running scaled", "instance-scaled"),
             Row::RemoveNic => facts("running", "running bare", "instance-updated"),
             Row::AddNic => facts("running bare", "running", "instance-updated"),
             Row::Nesting => facts("stopped", "stopped nesting", "instance-updated"),
@@ -205,7 +208,7 @@ impl Row {
     /// The guest does it by itself: nobody is promised anything.
     pub(crate) fn is_guests(self) -> bool {
         let ends = matches!(self, Row::GuestReboot | Row::GuestHalt | Row::GuestDies | Row::GuestEphemeral);
-        ends || matches!(self, Row::OwnerHalts | Row::OwnerReboots)
+        ends || matches!(self, Row::OwnerHalts | Row::OwnerReboots | Row::Scale)
     }
 
     /// It is about the namespaces of web1, which another instance, side, lives in.
@@ -267,6 +270,9 @@ impl Daemon {
         if row.is_owners() {
             let policy = if row == Row::OwnerStops { "stop-with" } else { "require" };
             self.must(self.engine.create(sidecar("side", "web1", policy), None).await).await;
+        }
+        if row == Row::Scale {
+            self.must(self.verb(key("autoscale.memory", "100MiB..1GiB")).await).await;
         }
         if row == Row::Purge {
             self.must(self.engine.create(sidecar("side", "web1", "require"), None).await).await;
@@ -352,6 +358,11 @@ impl Daemon {
             }
             _ => {
                 let id = self.record("web1").ok_or("gone")?.id;
+                if row == Row::Scale {
+                    self.host.need_memory(id);
+                    self.rest().await;
+                    return Ok(());
+                }
                 let end = match row {
                     Row::GuestReboot | Row::OwnerReboots => End::Reboot,
                     Row::GuestDies => End::Signal(11),
@@ -440,7 +451,10 @@ impl Daemon {
             Some(group) => group.settings.get(&Knob::PidsMax) == Some(&Setting::Number(99)),
             None => wish.written.config.contains_key("limits.processes"),
         };
+        let group = wish.power.boot().and_then(|boot| view.observed.boots.get(&boot)?.group.as_ref());
+        let high = group.and_then(|group| group.settings.get(&Knob::MemoryHigh));
         for (holds, word) in [
+            (high == Some(&Setting::Number(125 << 20)), " scaled"),
             (limited, " limited"),
             (wish.nics.is_empty() && name == "web1", " bare"),
             (row == Row::Join && wish.power.boot().is_some() && !view.record.joined.is_empty(), " joined"),

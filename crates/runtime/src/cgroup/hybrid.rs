@@ -9,6 +9,7 @@ use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting, V1Hierarchy
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::gauges::keyed;
+use super::need::Notice;
 use super::unified::{Unified, disk_number};
 use super::{Controllers, Error, failed, make_dir, number, read, remove_dir, subdirectories, write};
 
@@ -229,11 +230,42 @@ impl Controllers for Hybrid {
 
     fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error> {
         let Some(hierarchy) = self.with("memory") else { return Ok(()) };
+        register(&hierarchy.base.join(group), "memory.oom_control", notices, "")
+    }
+
+    fn memory_need(&self, group: &str, level: u64) -> Result<Notice, Error> {
+        let Some(hierarchy) = self.with("memory") else { return self.second.memory_need(group, level) };
+        // The soft ceiling of v1 holds nobody back, so nobody would wait: what tells is the use of more.
         let group = hierarchy.base.join(group);
-        let watched = group.join("memory.oom_control");
-        // Needed only while the kernel is told which file is meant.
-        let file = fs::File::open(&watched).map_err(failed("open", &watched))?;
-        write(&group.join("cgroup.event_control"), &format!("{} {}", notices.as_raw_fd(), file.as_raw_fd()))
+        let notice = self.oom_notices().map_err(|errno| failed("watch", &group)(errno.into()))?;
+        register(&group, "memory.usage_in_bytes", &notice, &level.to_string())?;
+        // The kernel tells of crossings: whoever is beyond already crosses nothing.
+        if number(&group.join("memory.usage_in_bytes")) >= level {
+            rustix::io::write(&notice, &1u64.to_ne_bytes()).map_err(|errno| failed("notify", &group)(errno.into()))?;
+        }
+        Ok(Notice::Readable(notice))
+    }
+
+    fn take_memory(&self, group: &str, down_to: u64) -> Result<(), Error> {
+        let Some(hierarchy) = self.with("memory") else { return self.second.take_memory(group, down_to) };
+        let directory = hierarchy.base.join(group);
+        let used = number(&directory.join("memory.usage_in_bytes"));
+        // A limit below what is used takes what can be taken, or is refused. It stands for an instant only; at most half of
+        // the cached files go, so that whoever allocates in that instant is given the other half and not killed.
+        let stat = directory.join("memory.stat");
+        let cached = keyed(&stat, "total_inactive_file") + keyed(&stat, "total_active_file");
+        let ceiling = down_to.max(used.saturating_sub(cached / 2));
+        let before = bounded(bytes_of(&directory, LIMIT)?);
+        if ceiling >= used || before.is_some_and(|before| ceiling >= before) {
+            return Ok(());
+        }
+        let path = directory.join(LIMIT);
+        let lowered = fs::write(&path, ceiling.to_string());
+        write(&path, &before.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string()))?;
+        match lowered {
+            Err(error) if error.raw_os_error() == Some(kernel::Errno::BUSY.raw_os_error()) => Ok(()),
+            other => other.map_err(failed("lower", &path)),
+        }
     }
 
     fn extra_groups(&self, group: &str) -> Vec<PathBuf> {
@@ -243,6 +275,15 @@ impl Controllers for Hybrid {
     fn extra_names(&self) -> BTreeSet<String> {
         self.hierarchies.iter().filter_map(|h| subdirectories(&h.base).ok()).flatten().collect()
     }
+}
+
+/// Has an eventfd be readable when something happens that a file of a v1 group is about.
+fn register(group: &Path, file: &str, notices: &OwnedFd, argument: &str) -> Result<(), Error> {
+    let watched = group.join(file);
+    // Needed only while the kernel is told which file is meant.
+    let file = fs::File::open(&watched).map_err(failed("open", &watched))?;
+    let text = format!("{} {} {argument}", notices.as_raw_fd(), file.as_raw_fd());
+    write(&group.join("cgroup.event_control"), text.trim_end())
 }
 
 const LIMIT: &str = "memory.limit_in_bytes";

@@ -14,6 +14,7 @@
 mod gauges;
 mod hybrid;
 mod layout;
+mod need;
 mod turn;
 mod unified;
 
@@ -28,6 +29,7 @@ use model::{Boot, CgroupLayout, Gauges, GroupUsage, Hits, Knob, KnobChange, Sett
 use rustix::event::{PollFd, PollFlags};
 
 pub use layout::{LayoutError, find as find_layout};
+pub use need::Notice;
 
 /// A failed act on a control group.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,10 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     fn oom_notices(&self) -> kernel::Result<OwnedFd>;
     /// Has it be readable for a group, until that is gone.
     fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error>;
+    /// Tells when a group whose level of memory is so many bytes needs more.
+    fn memory_need(&self, group: &str, level: u64) -> Result<Notice, Error>;
+    /// Takes memory that can be spared until so many bytes are used at most, as far as it goes. Kills nobody.
+    fn take_memory(&self, group: &str, down_to: u64) -> Result<(), Error>;
     /// Names of groups that exist in addition to the cgroup2 ones.
     fn extra_names(&self) -> BTreeSet<String>;
 }
@@ -293,6 +299,21 @@ impl Groups {
     /// Has that descriptor be readable when memory runs out in a boot, until its group is gone.
     pub fn watch_oom(&self, boot: Boot, notices: &OwnedFd) -> Result<(), Error> {
         self.controllers.watch_oom(&boot.to_string(), notices)
+    }
+
+    /// Tells when a boot whose level of memory is so many bytes needs more.
+    pub fn memory_need(&self, boot: Boot, level: u64) -> Result<Notice, Error> {
+        self.controllers.memory_need(&boot.to_string(), level)
+    }
+
+    /// Tells when processes of a boot wait for a CPU, for longer than a tenth of two seconds.
+    pub fn cpu_need(&self, boot: Boot) -> Result<Notice, Error> {
+        need::pressure(&self.directory(boot).join("cpu.pressure"))
+    }
+
+    /// Takes memory from a boot that it can spare until it uses so many bytes at most, as far as it goes. Kills nobody.
+    pub fn take_memory(&self, boot: Boot, down_to: u64) -> Result<(), Error> {
+        self.controllers.take_memory(&boot.to_string(), down_to)
     }
 
     /// All boots that have a group here, and names that are no boot.

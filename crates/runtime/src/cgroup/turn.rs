@@ -110,6 +110,8 @@ mod tests {
 
     use model::{GroupUsage, Hits};
 
+    use super::super::need::Notice;
+
     use super::*;
 
     /// Controllers with the kernel's rules between knobs, which refuse the n-th write.
@@ -192,6 +194,12 @@ mod tests {
             Err(kernel::Errno::NOSYS)
         }
         fn watch_oom(&self, _group: &str, _notices: &OwnedFd) -> Result<(), Error> {
+            Ok(())
+        }
+        fn memory_need(&self, _group: &str, _level: u64) -> Result<Notice, Error> {
+            Err(refused())
+        }
+        fn take_memory(&self, _group: &str, _down_to: u64) -> Result<(), Error> {
             Ok(())
         }
         fn extra_names(&self) -> BTreeSet<String> {

@@ -8,6 +8,7 @@ use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::gauges::keyed;
+use super::need::{self, Notice};
 use super::{Controllers, Error, failed, number, read, write};
 
 /// The controllers that guests are limited by and may use for their own groups.
@@ -144,6 +145,22 @@ impl Controllers for Unified {
         let path = self.base.join(group).join("memory.events");
         let watched = inotify::add_watch(notices, &path, WatchFlags::MODIFY);
         watched.map(drop).map_err(|errno| failed("watch", &path)(errno.into()))
+    }
+
+    fn memory_need(&self, group: &str, _level: u64) -> Result<Notice, Error> {
+        // Beyond the soft ceiling it is held back, and then waits.
+        need::pressure(&self.base.join(group).join("memory.pressure"))
+    }
+
+    fn take_memory(&self, group: &str, down_to: u64) -> Result<(), Error> {
+        let group = self.base.join(group);
+        let excess = number(&group.join("memory.current")).saturating_sub(down_to);
+        let path = group.join("memory.reclaim");
+        match std::fs::write(&path, excess.to_string()) {
+            // It got less than was asked for.
+            Err(error) if error.raw_os_error() == Some(kernel::Errno::AGAIN.raw_os_error()) => Ok(()),
+            other => other.map_err(failed("write", &path)),
+        }
     }
 
     fn extra_groups(&self, _group: &str) -> Vec<PathBuf> {

@@ -1,5 +1,6 @@
 //! Every path and what it leads to.
 
+mod autoscale;
 mod console;
 mod doctor;
 mod events;
@@ -117,6 +118,7 @@ fn instance_routes() -> Router<Arc<App>> {
         .route("/1.0/instances/{name}/state", get(state::get).put(state::put))
         .route("/1.0/instances/{name}/limits", get(limits::get).patch(limits::patch))
         .route("/1.0/instances/{name}/limits/hits", get(limits::hits))
+        .route("/1.0/instances/{name}/autoscale", get(autoscale::get))
         .route("/1.0/instances/{name}/pressure", get(limits::pressure))
         .route("/1.0/instances/{name}/exec", post(exec::post))
         .route("/1.0/instances/{name}/console", get(console::log).post(console::post).delete(console::clear))

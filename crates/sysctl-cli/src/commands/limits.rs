@@ -19,8 +19,8 @@ pub(crate) struct Args {
     /// What to change; an empty value takes a limit back
     #[arg(value_name = "WORD=VALUE")]
     pairs: Vec<String>,
-    /// Show the limits again every second
-    #[arg(long, conflicts_with = "pairs")]
+    /// Show the limits again every second, after what is to change has changed
+    #[arg(long)]
     watch: bool,
 }
 
@@ -29,19 +29,24 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(cx: &Context, args: Args) -> Result {
     let name = &args.name;
-    if args.pairs.is_empty() {
-        loop {
-            let knobs =
-                cx.client.get_instance_limits(name).await.attempt(|| format!("look at the limits of {name:?}"))?;
-            cx.list(&knobs, || table(&knobs))?;
-            if !args.watch {
-                return Ok(());
-            }
-            tokio::time::sleep(AGAIN).await;
+    if !args.pairs.is_empty() {
+        change(cx, name, &args.pairs).await?;
+        if !args.watch {
+            return Ok(());
         }
     }
-    let patch =
-        args.pairs.iter().map(|word| pair(word)).collect::<Result<LimitsPatch, String>>().map_err(Failure::usage)?;
+    loop {
+        let knobs = cx.client.get_instance_limits(name).await.attempt(|| format!("look at the limits of {name:?}"))?;
+        cx.list(&knobs, || table(&knobs))?;
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn change(cx: &Context, name: &str, pairs: &[String]) -> Result {
+    let patch = pairs.iter().map(|word| pair(word)).collect::<Result<LimitsPatch, String>>().map_err(Failure::usage)?;
     let done = cx.client.patch_instance_limits(name, &patch, None).await.attempt(|| format!("limit {name:?}"))?;
     match cx.format {
         None => output::text(&told(&done)),

@@ -1,6 +1,7 @@
 //! The commands: one file each, with its words beside what it does.
 
 mod admin;
+mod autoscale;
 mod completion;
 mod config;
 mod console;
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Info(info::Args),
     /// Show what an instance may use and does, or change it at once
     Limits(limits::Args),
+    /// Show where limits are that follow the need, and how they came there
+    Autoscale(autoscale::Args),
     /// Show what running instances use, wait for and are held back by
     Top(top::Args),
     /// Start instances
@@ -133,6 +136,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         Command::List(args) => list::run(cx, args).await?,
         Command::Info(args) => info::run(cx, args).await?,
         Command::Limits(args) => limits::run(cx, args).await?,
+        Command::Autoscale(args) => autoscale::run(cx, args).await?,
         Command::Top(args) => top::run(cx, args).await?,
         Command::Start(args) => state::start(cx, args).await?,
         Command::Stop(args) => state::stop(cx, args, &state::STOP).await?,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::{HostEvent, InheritedSession, StepError};
+use model::scale::Watch;
 use model::{
     Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, InstanceSpec, KnobChange,
     NicSeen, NicSpec, RootGen, RootSource, Settings,
@@ -16,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::keeper::{Keeper, State, end_of};
 use super::launch;
+use super::need::Needs;
 use super::network::{AttachedNic, Networks};
 use super::oom::OomWatch;
 use super::session::KeptSession;
@@ -71,6 +73,7 @@ pub(crate) struct Boots {
     /// Sessions that a former daemon began, until somebody asks for them.
     inherited: Mutex<Vec<(Arc<Keeper>, u32)>>,
     events: mpsc::Sender<HostEvent>,
+    pub(super) needs: Needs,
     /// `None` when the host has no more descriptors for it.
     oom: Option<Arc<OomWatch>>,
 }
@@ -90,6 +93,7 @@ impl Boots {
         }
         let boots = Arc::new(Boots {
             oom: oom.ok(),
+            needs: Needs::new(groups.clone(), events.clone()),
             groups,
             spawn,
             networks,
@@ -451,6 +455,13 @@ impl Boots {
         Ok(())
     }
 
+    pub(super) async fn take_memory(&self, boot: Boot, down_to: u64) {
+        let taken = self.on_groups("take_memory", move |groups| groups.take_memory(boot, down_to)).await;
+        if let Err(error) = taken {
+            tracing::warn!(%boot, %error, "memory could not be taken back");
+        }
+    }
+
     fn watch_oom(&self, boot: Boot) {
         if let Some(oom) = &self.oom {
             oom.add(boot);
@@ -591,6 +602,7 @@ impl Boots {
         if let Some(oom) = &self.oom {
             oom.remove(boot);
         }
+        self.needs.watch(boot, Watch::default());
         let mut entries = self.entries();
         if entries.get(&boot).is_some_and(|entry| entry.keeper.is_none() && entry.nics.is_empty()) {
             entries.remove(&boot);

@@ -10,6 +10,7 @@ mod images;
 mod inventory;
 mod keeper;
 mod launch;
+mod need;
 mod network;
 mod oom;
 mod processes;
@@ -29,6 +30,7 @@ use engine::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, InheritedSession, NameEntry, Progress, RecipeFacts, Session,
     StepError, Survey, Usage,
 };
+use model::scale::Watch;
 use model::{Boot, Gauges, HostFacts, InstanceId, Knob, Observed, OverlayWay, PoolName, PoolSpec, Step};
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
@@ -443,6 +445,14 @@ impl Host for RealHost {
 
     fn gauges(&self, boot: Boot) -> Gauges {
         self.boots.groups.gauges(boot)
+    }
+
+    fn watch_need(&self, boot: Boot, watch: Watch) {
+        self.boots.needs.watch(boot, watch);
+    }
+
+    fn take_memory(&self, boot: Boot, down_to: u64) -> BoxFuture<'_, ()> {
+        Box::pin(self.boots.take_memory(boot, down_to))
     }
 
     fn knob_file(&self, boot: Boot, knob: Knob) -> String {
