@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use model::{Boot, BootGen, End, GuestSeen, InstanceId, Observed, Power, RootSource, Step, StopKind, Wish};
+use model::{BootGen, End, GuestSeen, InstanceId, Observed, Power, RootSource, Step, StopKind, Wish};
 use store::{Class, Op};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ use crate::sharing::FOLLOW_TIMEOUT_S;
 use crate::telling::telling_of_end;
 use crate::unwind::guarded;
 use crate::verbs::{self, Verb};
+use crate::view::InstanceView;
 
 /// Tries of the same wish without success before it is given up until something changes, or for a while.
 pub(crate) const TRIES: u32 = 3;
@@ -44,65 +45,6 @@ pub(crate) fn pause(attempt: u32) -> Duration {
 
 /// Seconds that a guest has for its shutdown when the host goes down; systemd gives its own services 90.
 const HALT_TIMEOUT_S: u32 = 30;
-
-/// An instance as it is shown.
-#[derive(Debug, Clone, PartialEq)]
-pub struct InstanceView {
-    /// What is remembered of it.
-    pub record: InstanceRecord,
-    /// What was last seen of it.
-    pub observed: Observed,
-    /// Counts its changes, for whoever keeps something made from it.
-    pub version: u64,
-}
-
-/// How an instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InstanceStatus {
-    /// It does not run.
-    Stopped,
-    /// It runs.
-    Running,
-    /// It runs and is held still.
-    Frozen,
-    /// It is on its way up.
-    Starting,
-    /// It is on its way down.
-    Stopping,
-    /// It could not be brought where it should be.
-    Error,
-}
-
-impl InstanceView {
-    /// The boot that should run.
-    pub fn boot(&self) -> Option<Boot> {
-        Some(Boot { id: self.record.id, generation: self.record.wish.power.boot()? })
-    }
-
-    /// The pid of its init on the host; `None` when it does not run.
-    pub fn pid(&self) -> Option<u32> {
-        let seen = self.observed.boots.get(&self.record.wish.power.boot()?)?;
-        match seen.guest {
-            GuestSeen::Running { pid } => Some(pid),
-            GuestSeen::Absent | GuestSeen::Prepared { .. } | GuestSeen::Ended(_) => None,
-        }
-    }
-
-    /// How it is.
-    pub fn status(&self) -> InstanceStatus {
-        if self.record.error.is_some() {
-            return InstanceStatus::Error;
-        }
-        let alive = self.observed.boots.values().any(|seen| matches!(seen.guest, GuestSeen::Running { .. }));
-        match (self.record.wish.power, self.pid(), alive) {
-            (Power::On { frozen: true, .. }, Some(_), _) => InstanceStatus::Frozen,
-            (Power::On { .. }, Some(_), _) => InstanceStatus::Running,
-            (Power::On { .. }, None, _) => InstanceStatus::Starting,
-            (Power::Off, _, true) => InstanceStatus::Stopping,
-            (Power::Off, _, false) => InstanceStatus::Stopped,
-        }
-    }
-}
 
 /// Told once the first transaction of a command is on the disk: the operation that does the rest.
 pub(crate) type Accepted = oneshot::Sender<Result<OperationView>>;

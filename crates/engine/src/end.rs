@@ -72,7 +72,7 @@ impl Engine {
         failed
     }
 
-    async fn remove(self, view: std::sync::Arc<crate::actor::InstanceView>) -> std::result::Result<(), String> {
+    async fn remove(self, view: std::sync::Arc<crate::view::InstanceView>) -> std::result::Result<(), String> {
         let (project, name) = (&view.record.project, view.record.name.as_str());
         let ask = async |verb| self.ended(self.ask(project, name, verb, None, None).await).await;
         let removed = async {

@@ -13,7 +13,7 @@ use store::{Op, Store, TxnError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actor::{Accepted, Command, Instance, InstanceView};
+use crate::actor::{Accepted, Command, Instance};
 use crate::catalog::{Catalog, ImageChoice};
 use crate::error::{Error, Result};
 use crate::events::{Events, Numbers};
@@ -24,6 +24,7 @@ use crate::instances::Instances;
 use crate::operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 use crate::record::{InstanceRecord, WishState};
 use crate::verbs::{NewInstance, Verb};
+use crate::view::InstanceView;
 use crate::{clock, defaults, operations};
 
 /// How long a start waits for the first looks at what runs: each takes less than a millisecond.

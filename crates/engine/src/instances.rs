@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use model::{Fingerprint, InstanceId, InstanceName, ProjectName, RootSource};
 
-use crate::actor::{Instance, InstanceView};
+use crate::actor::Instance;
 use crate::engine::Shared;
 use crate::record::{InstanceRecord, WishState};
+use crate::view::InstanceView;
 
 /// All instances.
 #[derive(Default)]

@@ -37,11 +37,11 @@ mod telling;
 mod told;
 mod unwind;
 mod verbs;
+mod view;
 
 pub mod etag;
 
 pub use access::{Access, Cure, Damage, Guard, Inventory, Object, PoolUsage, VolumeSeen};
-pub use actor::{InstanceStatus, InstanceView};
 pub use catalog::ImageChoice;
 pub use clock::now_ms;
 pub use defaults::FirstStart;
@@ -65,3 +65,4 @@ pub use record::{
 };
 pub use unwind::panic_text;
 pub use verbs::{NewInstance, Patch, Update, Verb};
+pub use view::{InstanceStatus, InstanceView};

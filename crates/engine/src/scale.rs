@@ -8,11 +8,12 @@ use model::scale::{Autoscale, Need, Resource, ScaleMode, Scaling};
 use model::{Boot, InstanceId};
 use store::Class;
 
-use crate::actor::{Command, InstanceView, Worker};
+use crate::actor::{Command, Worker};
 use crate::clock;
 use crate::engine::Shared;
 use crate::error::Result;
 use crate::record::{InstanceRecord, Record, Telling};
+use crate::view::InstanceView;
 
 /// Moves that are remembered of each instance: an hour of one a minute, 6 KB.
 const HISTORY: usize = 60;

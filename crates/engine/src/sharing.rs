@@ -10,7 +10,7 @@ use model::{BootGen, GuestSeen, HostFacts, InstanceId, InstanceName, NamespaceKi
 use plan::{Grain, Owner};
 use tokio::sync::oneshot;
 
-use crate::actor::{Command, Instance, InstanceView, Worker};
+use crate::actor::{Command, Instance, Worker};
 use crate::catalog::Catalog;
 use crate::engine::Shared;
 use crate::error::{Error, Result};
@@ -19,6 +19,7 @@ use crate::instances::Instances;
 use crate::operations::OperationView;
 use crate::record::{InstanceRecord, Record, Telling, WishState};
 use crate::verbs::Verb;
+use crate::view::InstanceView;
 
 /// Longest chain of instances that share with one another; a longer one is a mistake.
 const MAX_CHAIN: usize = 8;

@@ -15,10 +15,11 @@ use model::InstanceId;
 
 use crate::Class;
 use crate::access::{Access, Cure, Damage, Inventory, Object};
-use crate::actor::{Command, InstanceView};
+use crate::actor::Command;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::record::{ImageRecord, NetworkRecord};
+use crate::view::InstanceView;
 
 /// How long what is under way gets to come to its end before it is left out.
 const REST: Duration = Duration::from_secs(5);

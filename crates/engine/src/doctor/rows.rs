@@ -7,8 +7,8 @@ use model::{NicSpec, RootSource, Step};
 
 use super::{Diagnosis, Rows};
 use crate::access::{Cure, Guard, Inventory, Object, VolumeSeen};
-use crate::actor::InstanceView;
 use crate::engine::Engine;
+use crate::view::InstanceView;
 
 const LOST: &str = "restore its files from a backup, or delete the instance; nothing puts an empty one in its place";
 
