@@ -50,6 +50,10 @@ pub(crate) const ROWS: &[Row] = &[
     ("5c-daemon", "growth of the daemon per running guest, PSS", "MB", &[]),
     ("5c-fds", "descriptors per idle guest (daemon and keeper)", "", &[]),
     ("5c-daemon-fds", "of which the daemon's", "", &[AtMost(4.0)]),
+    ("9", "change of a limit → the reply, on the disk", "ms", &[Times(1.5, "fsync"), Better(10.0, "incus")]),
+    ("9-effect", "change of a limit → in force", "ms", &[AtMost(0.5)]),
+    ("9-freeze", "freeze of 20 processes → the reply, on the disk", "ms", &[Times(1.5, "fsync")]),
+    ("9-freeze-effect", "freeze of 20 processes → all stand still", "ms", &[AtMost(1.0)]),
     ("10", "storm of busybox guests, 4 at a time, each", "ms", &[AtMost(10.0)]),
     ("10-cpu", "processor time of the daemon for each", "ms", &[]),
     ("11", "restart with guests running → first answer", "ms", &[AtMost(100.0)]),
@@ -127,7 +131,7 @@ impl Figures {
             if all.is_empty() {
                 continue;
             }
-            let _ = writeln!(text, "{name:<14}{what}");
+            let _ = writeln!(text, "{name:<16}{what}");
             for (who, samples) in all {
                 let (median, p95) = (at(samples, 50), at(samples, 95));
                 let least = at(samples, 0);

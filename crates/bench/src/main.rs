@@ -17,6 +17,7 @@ mod daemons;
 mod figures;
 mod http;
 mod images;
+mod limits;
 mod lists;
 mod memory;
 mod rows;
