@@ -181,6 +181,8 @@ pub struct ExecOrder {
     pub label: Vec<u8>,
     /// Its confinement, the same as init's.
     pub sandbox: Option<model::SandboxSpec>,
+    /// A program of the host in these namespaces of the guest alone; none: one of the guest in all of them.
+    pub inside: BTreeSet<model::NamespaceKind>,
 }
 
 /// Bytes for standard input, and where in the stream they stand.

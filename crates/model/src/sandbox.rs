@@ -41,6 +41,11 @@ impl NamespaceKind {
         NamespaceKind::Uts,
     ];
 
+    /// The kind of a name.
+    pub fn named(name: &str) -> Option<NamespaceKind> {
+        NamespaceKind::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The name under `/proc/PID/ns` and in configuration keys.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -38,6 +38,10 @@ pub struct ExecPost {
     /// Working directory.
     #[serde(deserialize_with = "or_default")]
     pub cwd: String,
+    /// A program of the host in these namespaces of the instance alone, like `net`; none: one of the instance in all of
+    /// them. Extension `sysctl_namespaces`.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
 }
 
 /// `POST /1.0/instances/NAME/console`.

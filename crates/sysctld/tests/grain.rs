@@ -243,3 +243,70 @@ async fn the_five_lines_of_the_readme_do_what_they_say() {
     assert!(refusal.contains("backup1") && refusal.contains("namespaces.join.policy"), "{refusal}");
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn a_tool_of_the_host_runs_in_the_network_of_a_guest_and_sees_nothing_else_of_it() {
+    let daemon = Daemon::new("tools");
+    daemon.import_busybox().await;
+    daemon.launch("web1", &[]).await;
+    let proof = daemon.scratch().join("proof");
+    std::fs::write(&proof, "of the host").expect("a file");
+    let script = format!("readlink /proc/self/ns/net /proc/self/ns/uts; cat {}", proof.display());
+    let inside = |kinds: &[&str]| sysctl_api::ExecPost {
+        namespaces: kinds.iter().map(|&kind| kind.to_owned()).collect(),
+        ..support::order(&["sh", "-c", &script])
+    };
+    let output = daemon.exec_with("web1", &inside(&["net"]), &[]).await.expect("a tool");
+    let inode = namespace(&daemon, "web1", "net").await.inode;
+    let host = std::fs::read_link("/proc/self/ns/uts").expect("a namespace").display().to_string();
+    assert_eq!((output.code, output.stdout), (0, format!("net:[{inode}]\n{host}\nof the host")), "{}", output.stderr);
+
+    for (kind, words) in [("mnt", "program of the host"), ("user", "program of the host"), ("all", "cgroup, ipc, net")]
+    {
+        let refused = daemon.exec_with("web1", &inside(&[kind]), &[]).await.expect_err("refused");
+        assert!(refused.status() == Some(400) && refused.to_string().contains(words), "{refused}");
+    }
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn what_an_owners_end_means_is_not_forgotten_when_the_daemon_dies() {
+    let mut daemon = Daemon::new("ownersend");
+    daemon.import_busybox().await;
+    for name in ["halts", "reboots"] {
+        daemon.launch(name, &[]).await;
+        let sharer = format!("with-{name}");
+        daemon.launch(&sharer, &[("namespaces.preset", &format!("sidecar:{name}"))]).await;
+    }
+    let before = daemon.init_pid("with-reboots").await;
+    let mut calls = Vec::new();
+    for (name, end) in [("halts", "poweroff -f"), ("reboots", "reboot -f")] {
+        let root = format!("/proc/{}/root", daemon.init_pid(name).await);
+        daemon.print(name, &["mkfifo", "/root/now"]).await;
+        let script = format!("read word < /root/now; {end}");
+        let waiting = daemon.client.exec_instance(name, &support::order(&["sh", "-c", &script])).await.expect("exec");
+        calls.push((format!("{root}/root/now"), waiting));
+    }
+    daemon.kill();
+    // They end while nobody watches.
+    calls.iter().for_each(|(call, _)| std::fs::write(call, "now\n").expect("called"));
+    daemon.start();
+    daemon.until_status("with-halts", "Stopped").await;
+    daemon.until_status("halts", "Stopped").await;
+    daemon.until_status("reboots", "Running").await;
+    let same = async || {
+        let theirs = namespace(&daemon, "reboots", "net").await.inode;
+        theirs != 0 && namespace(&daemon, "with-reboots", "net").await.inode == theirs
+    };
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    let again = async {
+        while daemon.init_pid("with-reboots").await == before || !same().await {
+            events.next().await.expect("events").expect("an event");
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, again).await.expect("it lives in the new boot's network");
+    eprintln!(
+        "figure: owners that ended while the daemon was dead: sharers of a halt stop, of a reboot restart, 2 of 2"
+    );
+    daemon.finish().await;
+}

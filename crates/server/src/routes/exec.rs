@@ -1,12 +1,12 @@
 //! Running programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use engine::{Class, ExecOrder, InstanceView, NewOperation};
-use model::Boot;
+use model::{Boot, NamespaceKind};
 use serde_json::Value;
 use sysctl_api::ExecPost;
 
@@ -103,7 +103,22 @@ fn order(
         silent: false,
         label: Vec::new(),
         sandbox: Some(app.engine.sandbox(&view.record)?),
+        inside: inside(post)?,
     })
+}
+
+/// The namespaces that a program of the host is run in.
+fn inside(post: &ExecPost) -> Result<BTreeSet<NamespaceKind>, ApiError> {
+    let kind = |name: &String| match NamespaceKind::named(name) {
+        // There it would take the guest's programs for the host's, or lose the host's rights.
+        Some(NamespaceKind::Mnt | NamespaceKind::User) => Err(ApiError::bad(format!(
+            "namespaces: a program of the host can't be run in the {name} namespace of an instance; name none to run one \
+             of the instance in all of them"
+        ))),
+        Some(kind) => Ok(kind),
+        None => Err(ApiError::bad(format!("namespaces: {name:?} is not known: cgroup, ipc, net, pid, time or uts"))),
+    };
+    post.namespaces.iter().map(kind).collect()
 }
 
 fn metadata(

@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Directory that it starts in
     #[arg(long, value_name = "PATH", default_value = "")]
     cwd: String,
+    /// A program of the host, in these namespaces of the instance alone: cgroup, ipc, net, pid, time, uts
+    #[arg(long = "in", value_name = "KIND", value_delimiter = ',', conflicts_with = "attach")]
+    inside: Vec<String>,
     /// Program and arguments
     #[arg(
         required_unless_present = "attach",
@@ -87,6 +90,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> Result<u8> {
         user: args.user,
         group: args.group,
         cwd: args.cwd,
+        namespaces: args.inside,
         ..ExecPost::default()
     };
     execute(cx, &args.name, post, interactive, !args.no_stdin).await

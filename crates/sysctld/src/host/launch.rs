@@ -23,6 +23,11 @@ fn clone_bit(kind: NamespaceKind) -> u64 {
     }
 }
 
+/// The bits of these kinds together.
+pub(crate) fn clone_bits(kinds: impl IntoIterator<Item = NamespaceKind>) -> u64 {
+    kinds.into_iter().fold(0, |bits, kind| bits | clone_bit(kind))
+}
+
 /// The namespaces to enter. `init_of` knows pid and start time of the init of an instance that runs.
 pub(crate) fn joins(
     namespaces: &Namespaces,
@@ -55,7 +60,6 @@ pub(crate) fn spec(
 ) -> LaunchSpec {
     let sandbox = &spec.sandbox;
     let namespaces = &sandbox.namespaces;
-    let bits = |kinds: &mut dyn Iterator<Item = NamespaceKind>| kinds.fold(0, |bits, kind| bits | clone_bit(kind));
     let is_new = |kind: &NamespaceKind| *namespaces.of(*kind) == Share::Private;
     let text = |path: &Path| path.display().to_string();
     let root = root_spec(layout, facts);
@@ -65,7 +69,7 @@ pub(crate) fn spec(
         hostname: spec.name.to_string(),
         id_base: sandbox.ids.base,
         id_count: sandbox.ids.count,
-        namespaces: bits(&mut NamespaceKind::ALL.into_iter().filter(is_new)),
+        namespaces: clone_bits(NamespaceKind::ALL.into_iter().filter(is_new)),
         root,
         scratch: text(scratch),
         group: text(&groups.payload(boot)),
@@ -88,7 +92,7 @@ pub(crate) fn spec(
         max_user_namespaces: sandbox.max_user_namespaces,
         fail_at: std::env::var("SYSCTL_FAIL_LAUNCH").unwrap_or_default(),
         joins,
-        foreign: bits(&mut namespaces.foreign.iter().copied()),
+        foreign: clone_bits(namespaces.foreign.iter().copied()),
         clocks: namespaces.clocks.map(|clocks| match clocks {
             model::Clocks::FromZero => Clocks { from_zero: true, offset_s: 0 },
             model::Clocks::Offset(offset_s) => Clocks { from_zero: false, offset_s },

@@ -315,7 +315,7 @@ impl RealHost {
             silent: order.silent,
             confinement: order.sandbox.as_ref().map(launch::confinement).unwrap_or_default(),
             label: Blob(order.label),
-            namespaces: 0,
+            namespaces: launch::clone_bits(order.inside),
         };
         match keeper.ask(&KeepRequest::Exec(spec), &[]).await {
             Ok((KeepEvent::SessionStarted(state), rings)) => {
