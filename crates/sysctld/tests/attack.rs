@@ -67,6 +67,60 @@ async fn a_guests_root_breaks_nothing_of_the_host() {
     daemon.finish().await;
 }
 
+/// What a guest's root tries on what it shares with the host or with a stranger: it may use that, and change none of it.
+const REFUSED_SHARED: &[&str] = &[
+    "ip link add dummy8 type dummy",
+    "ip addr add 192.0.2.9/32 dev lo",
+    "ip route add blackhole 192.0.2.10",
+    "echo 1 > /proc/sys/net/ipv4/conf/lo/log_martians",
+    "echo 0 > /sys/class/net/lo/tx_queue_len",
+    "timeout 1 nc -l -p 7 -s 127.0.0.1; test $? = 143",
+    "hostname of-a-guest",
+    "echo of-a-guest > /proc/sys/kernel/hostname",
+    "echo 9 > /proc/sys/kernel/shmmni",
+    "echo 9 > /proc/sys/fs/mqueue/queues_max",
+    "umount /dev/mqueue",
+    "umount /sys/fs/cgroup",
+    "mkdir /sys/fs/cgroup/of-a-guest",
+    "echo 1 > /sys/fs/cgroup/cgroup.procs",
+];
+
+#[tokio::test]
+async fn a_guests_root_breaks_nothing_of_what_it_shares() {
+    let daemon = Daemon::new("sharing-guest");
+    daemon.import_busybox().await;
+    daemon.launch("db1", &[]).await;
+    let grain = |owner| ["namespaces.net", "namespaces.ipc", "namespaces.uts"].map(|key| (key, owner));
+    let groups = ("namespaces.cgroup", "host");
+    let grains = [("the host's", grain("host")), ("a stranger's", grain("instance:db1"))];
+    let (mut tried, mut through) = (0, Vec::new());
+    for (words, shared) in grains {
+        daemon.launch("web1", &[shared.as_slice(), &[groups]].concat()).await;
+        for attack in REFUSED.iter().chain(REFUSED_SHARED) {
+            for place in ["sh -c", "unshare -m sh -c"] {
+                tried += 1;
+                if daemon.exec("web1", &["sh", "-c", &format!("{place} '{attack}'")]).await.code == 0 {
+                    through.push(format!("{words}: {place} '{attack}'"));
+                }
+            }
+        }
+        daemon.change("web1", "stop", true).await;
+        daemon.try_delete("web1").await.expect("deleted");
+    }
+    // With the owner's users its network is the sharer's to change, and the host is as far away as ever.
+    daemon.launch("web1", &[("namespaces.preset", "sidecar:db1")]).await;
+    for attack in REFUSED {
+        tried += 1;
+        if daemon.exec("web1", &["sh", "-c", attack]).await.code == 0 {
+            through.push(format!("a sidecar: {attack}"));
+        }
+    }
+    assert!(through.is_empty(), "{through:#?}");
+    assert_eq!((daemon.status("db1").await, daemon.status("web1").await), ("Running".into(), "Running".into()));
+    eprintln!("figure: attacks by a guest's root on what it shares, in 3 grains: {tried} tried, 0 went through");
+    daemon.finish().await;
+}
+
 #[tokio::test]
 async fn a_guest_cannot_use_up_the_host() {
     let daemon = Daemon::new("hungry");
