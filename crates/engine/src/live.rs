@@ -105,7 +105,7 @@ impl Worker<'_> {
     }
 
     /// What is shown follows the knobs, so that nobody has to look at the host for it.
-    fn show_turned(&self, after: &InstanceRecord, done: &LimitsDone) {
+    pub(crate) fn show_turned(&self, after: &InstanceRecord, done: &LimitsDone) {
         self.instance.show(|view| {
             view.record = after.clone();
             let boot = after.wish.power.boot();
@@ -117,20 +117,21 @@ impl Worker<'_> {
     }
 
     /// Turns the knobs of the boot that runs to what a record wishes; all or none.
+    ///
+    /// The host is not looked at before: it reads the knobs themselves, and writes those that are not as they should be.
     pub(crate) async fn turn(&self, after: &InstanceRecord) -> Result<LimitsDone> {
-        let observed = self.observe(after).await?;
-        let steps = plan::diff(&self.shared.wish(after)?, &observed, self.shared.host.facts());
-        let mut done = LimitsDone::default();
-        // Whatever else there is to do is not for whoever waits for this, and is done without it.
-        for step in steps.iter().filter(|step| matches!(step, Step::SetLimits { .. })) {
-            match self.apply(step).await {
-                Ok(Effect::Turned(turned)) => done.turned.extend(turned),
-                Ok(_) => {}
-                // No fault of ours: what is in use does not allow it.
-                Err(error) => return Err(Error::Conflict(format!("nothing was changed: {error}"))),
+        let view = self.instance.view();
+        let (Some(boot), Some(_)) = (view.boot(), view.pid()) else { return Ok(LimitsDone::default()) };
+        let wish = self.shared.wish(after)?;
+        let settings = plan::settings(&wish.spec.limits, wish.id, self.shared.host.facts());
+        match self.apply(&Step::SetLimits { boot, settings }).await {
+            Ok(Effect::Turned(turned)) => {
+                let effective = (!turned.is_empty()).then(Instant::now);
+                Ok(LimitsDone { turned, effective })
             }
-            done.effective = Some(Instant::now());
+            Ok(_) => Ok(LimitsDone::default()),
+            // No fault of ours: what is in use does not allow it.
+            Err(error) => Err(Error::Conflict(format!("nothing was changed: {error}"))),
         }
-        Ok(done)
     }
 }

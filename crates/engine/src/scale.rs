@@ -114,8 +114,8 @@ impl Worker<'_> {
             }
         }
         let mut after = InstanceRecord { levels: record.levels.with(resource, to), ..record };
-        let effective = self.turn(&after).await?.effective;
-        let us = effective.map_or(0, |at| at.saturating_duration_since(heard.at).as_micros() as u64);
+        let done = self.turn(&after).await?;
+        let us = done.effective.map_or(0, |at| at.saturating_duration_since(heard.at).as_micros() as u64);
         let scaling = Scaling { at_ms: clock::now_ms(), resource, from: level, to, cause: cause.into(), us };
         after.telling.push(telling(&scaling, autoscale.mode));
         after.scalings.push(scaling);
@@ -126,7 +126,7 @@ impl Worker<'_> {
             self.settle().await;
             return Err(error);
         }
-        self.set_record(&after);
+        self.show_turned(&after, &done);
         self.news_later();
         Ok(())
     }
