@@ -65,8 +65,8 @@ async fn who_was_away_while_the_daemon_was_killed_misses_nothing() {
     let mut follower = daemon.client.follow_events(&kept(), PATIENCE).await.expect("events");
     let since = follower.since().expect("a number");
     let mut asked = BTreeSet::new();
-    // More than a listener may be behind, and not more than is kept: 3 events each.
-    let rounds = budget(3, 12);
+    // More than a listener may be behind, and not more than is kept: 2,000 operations, 3 events each.
+    let rounds = budget(3, 7);
     for _ in 0..rounds {
         asked.extend(change(&daemon, 260).await);
         // One that is under way, or never accepted, when the daemon is killed.
