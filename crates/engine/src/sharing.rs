@@ -103,18 +103,23 @@ impl Sharer {
     /// Kinds and name, for people.
     fn words(&self) -> (String, &InstanceName) {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.as_str()).collect();
-        (kinds.join(", "), &self.view.record.name)
+        // Its definition names none any more.
+        let words = if kinds.is_empty() { "until its next start".to_owned() } else { kinds.join(", ") };
+        (words, &self.view.record.name)
     }
 }
 
-/// Everybody whose definition names this instance.
+/// Everybody whose definition names this instance, or whose present boot lives in its namespaces.
 fn sharers(catalog: &Catalog, instances: &Instances, owner: &InstanceRecord) -> Vec<Sharer> {
     let mut sharers = Vec::new();
     for instance in instances.by_id.values() {
         let view = instance.view();
         let record = &view.record;
+        // A boot lives in what it was begun with, whatever became of its definition since.
+        let lives_there = record.joined.contains_key(&owner.id) && record.wish.power.boot().is_some();
         // Most share nothing, which is seen without reading their whole definition.
-        let may = record.project == owner.project && record.wish.exists && catalog.names_namespaces(record);
+        let may =
+            record.project == owner.project && record.wish.exists && (lives_there || catalog.names_namespaces(record));
         if !may || record.id == owner.id {
             continue;
         }
@@ -122,7 +127,7 @@ fn sharers(catalog: &Catalog, instances: &Instances, owner: &InstanceRecord) -> 
         let is_theirs = |choice: &ShareChoice| matches!(choice, ShareChoice::Instance(name) if *name == owner.name);
         let kinds: BTreeSet<_> =
             config.grain.shares.iter().filter(|(_, choice)| is_theirs(choice)).map(|(kind, _)| *kind).collect();
-        if !kinds.is_empty() {
+        if lives_there || !kinds.is_empty() {
             sharers.push(Sharer { instance: instance.clone(), policy: config.grain.policy, kinds, view });
         }
     }

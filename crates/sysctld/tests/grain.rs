@@ -121,6 +121,28 @@ async fn a_sidecar_shares_what_its_owner_has_and_no_owner_is_taken_from_it() {
 }
 
 #[tokio::test]
+async fn who_lives_in_somebodys_namespaces_counts_whatever_its_definition_says_by_now() {
+    let daemon = Daemon::new("shared-by-profile");
+    daemon.import_busybox().await;
+    daemon.launch("db1", &[]).await;
+    let config = support::strings(&[("namespaces.net", "instance:db1")]);
+    let post = sysctl_api::ProfilesPost { name: "beside".into(), config, ..Default::default() };
+    daemon.client.create_profile(&post).await.expect("made");
+    let profiles = Some(vec!["default".into(), "beside".into()]);
+    let post = sysctl_api::InstancesPost { profiles, ..support::post("beside1", &[]) };
+    let made = daemon.client.create_instance(&post).await.expect("accepted");
+    daemon.client.finish(&made).await.expect("launched");
+    daemon.client.update_profile("beside", &Default::default(), None).await.expect("changed");
+    let refused = daemon.try_change("db1", "stop", true).await.expect_err("somebody lives there").to_string();
+    assert!(refused.contains("beside1, which runs") && refused.contains("until its next start"), "{refused}");
+    daemon.change("beside1", "restart", true).await;
+    daemon.change("db1", "stop", true).await;
+    daemon.try_delete("db1").await.expect("nobody needs it any more");
+    assert_eq!(daemon.status("beside1").await, "Running");
+    daemon.finish().await;
+}
+
+#[tokio::test]
 async fn the_policy_says_what_an_owners_stop_means() {
     let mut daemon = Daemon::new("policy");
     daemon.import_busybox().await;
