@@ -249,6 +249,8 @@ impl Session for KeptSession {
         Box::pin(async {
             if self.number != 0 && !self.forgotten.swap(true, Ordering::Relaxed) {
                 self.keeper.forget_session(self.number);
+                // What it said was carried over, or nobody came for it: whoever still connects has nothing to read.
+                self.rings.send_replace(Some(Arc::default()));
                 let which = runtime::protocol::Session { session: self.number };
                 self.keeper.tell(&KeepRequest::Forget(which)).await;
             }
