@@ -15,7 +15,7 @@ use testkit::budget;
 const POINTS: usize = 4;
 
 /// What an allocator may hold more or less, with a few threads that each have a heap.
-const NOISE_KB: f64 = 1536.0;
+const NOISE_KB: f64 = 2048.0;
 
 /// The operations that are kept fill up, so that what is measured then is not them.
 async fn fill(daemon: &Daemon) {
