@@ -93,6 +93,7 @@ async fn run(options: Options) -> Result<(), String> {
     crash::ready();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut serving = Box::pin(server::serve(listener, app));
+    daemon.host.upgrade_keepers();
     let stop_instances = tokio::select! {
         () = &mut serving => false,
         () = ends.told() => false,

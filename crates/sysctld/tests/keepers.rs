@@ -67,6 +67,23 @@ impl Flow {
     }
 }
 
+#[tokio::test]
+async fn a_keeper_that_died_while_there_was_no_daemon_is_replaced_at_its_start() {
+    let mut daemon = Daemon::new("keeper-alone");
+    daemon.import_busybox().await;
+    daemon.launch("a", &[]).await;
+    daemon.launch("b", &[]).await;
+    let (a, b) = (daemon.init_pid("a").await, daemon.init_pid("b").await);
+    daemon.kill();
+    support::signal(support::taken::parent(a).expect("a keeper"), rustix::process::Signal::KILL);
+    daemon.start();
+    assert_eq!((daemon.init_pid("a").await, daemon.init_pid("b").await), (a, b));
+    assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
+    daemon.change("a", "stop", true).await;
+    assert_eq!(daemon.status("a").await, "Stopped");
+    daemon.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_keeper_is_found_at_once_and_nobody_else_notices() {
     let daemon = Daemon::new("dead");

@@ -37,6 +37,7 @@ use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
 use runtime::wire::Blob;
 use storage::OverlayPool;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::claims::Claimed;
 use crate::crash;
@@ -69,7 +70,7 @@ pub(crate) struct HostConfig {
 }
 
 /// A look at the firewall, which takes the kernel some time: begun while the database is being opened.
-pub(crate) struct FirstLook(tokio::task::JoinHandle<::network::Result<Networks>>);
+pub(crate) struct FirstLook(JoinHandle<::network::Result<Networks>>);
 
 impl FirstLook {
     /// Begins it; `mark` and the state directory are those of the [`HostConfig`].
@@ -100,6 +101,8 @@ pub(crate) struct RealHost {
     /// One trash at a time is emptied for each pool.
     emptying: Arc<Mutex<HashMap<PathBuf, bool>>>,
     receiver: Mutex<Option<mpsc::Receiver<HostEvent>>>,
+    /// An upgrade whose keepers are to follow.
+    upgrade: Mutex<Option<JoinHandle<Option<spawn::Program>>>>,
 }
 
 impl RealHost {
@@ -123,9 +126,10 @@ impl RealHost {
         let images = Images::new(&config.state_dir, spawn.clone(), config.claim.image_ids().base, recipe_files)?;
         let (events, receiver) = mpsc::channel(EVENTS);
         let directories = (config.runtime_dir.as_path(), config.state_dir.as_path());
+        // Before the first keeper is asked for: one may have died with the former daemon.
+        let begun = upgrade::begin(&spawn);
         let boots = Boots::new(groups, spawn, networks.clone(), facts.clone(), directories, events);
         boots.scan().await?;
-        tokio::spawn(upgrade::run(boots.clone()));
         Ok(RealHost {
             state_dir: config.state_dir,
             facts,
@@ -139,7 +143,15 @@ impl RealHost {
             panic_step: std::env::var("SYSCTL_PANIC_STEP").unwrap_or_default(),
             emptying: Arc::default(),
             receiver: Mutex::new(Some(receiver)),
+            upgrade: Mutex::new(Some(begun)),
         })
+    }
+
+    /// Ends an upgrade, if there is one; to be called once the API is served.
+    pub(crate) fn upgrade_keepers(&self) {
+        if let Some(begun) = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tokio::spawn(upgrade::go_on(self.boots.clone(), begun));
+        }
     }
 
     /// Takes what is left of us off the host, once nothing uses it any more.

@@ -1,13 +1,15 @@
 //! After an upgrade: the spawn process and every keeper go on in the program that took the place of theirs.
 //!
 //! The spawn process comes first: what is to be started meanwhile waits for it, so that it runs the new program. Keepers get
-//! the spawn process's copy of it, so that all share its memory, one after another. The API is served all the while.
+//! the spawn process's copy of it, so that all share its memory, one after another, once the API is served: they answer
+//! nothing while they do.
 //! What fails here costs nothing but the new program: the former one goes on, which is logged once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::StepError;
+use tokio::task::JoinHandle;
 
 use super::boots::Boots;
 use super::keeper::Keeper;
@@ -23,14 +25,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 70;
 
-/// Replaces the spawn process's program where another one is on the disk, then the keepers'.
-pub(super) async fn run(boots: Arc<Boots>) {
-    let renewed = tokio::time::timeout(PATIENCE, renew_spawn(&boots.spawn)).await;
-    boots.spawn.settle();
-    match renewed {
-        Ok(Ok(program)) => renew_keepers(boots.keepers(), program).await,
-        Ok(Err(error)) => tracing::warn!(%error, "keepers go on in the programs that they run"),
-        Err(_) => tracing::warn!("the spawn process does not answer; keepers go on in the programs that they run"),
+/// Has the spawn process go on in the program that is on the disk; what is to be started meanwhile waits for it. The program
+/// that it runs then, if that is known.
+pub(super) fn begin(spawn: &Arc<Spawn>) -> JoinHandle<Option<Program>> {
+    let spawn = spawn.clone();
+    tokio::spawn(async move {
+        let renewed = tokio::time::timeout(PATIENCE, renew_spawn(&spawn)).await;
+        spawn.settle();
+        match renewed {
+            Ok(Ok(program)) => return Some(program),
+            Ok(Err(error)) => tracing::warn!(%error, "keepers go on in the programs that they run"),
+            Err(_) => tracing::warn!("the spawn process does not answer; keepers go on in the programs that they run"),
+        }
+        None
+    })
+}
+
+/// Has keepers do the same.
+pub(super) async fn go_on(boots: Arc<Boots>, begun: JoinHandle<Option<Program>>) {
+    if let Ok(Some(program)) = begun.await {
+        renew_keepers(boots.keepers(), program).await;
     }
 }
 
