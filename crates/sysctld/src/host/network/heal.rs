@@ -18,6 +18,10 @@ use super::{Networks, damage};
 const TIMES: usize = 5;
 const WITHIN: Duration = Duration::from_secs(60);
 
+/// Notices of a link that come so soon after one another are of one damage: it is told of at both of its ends, and again while
+/// it is being put right.
+const ONE: Duration = Duration::from_millis(50);
+
 /// How long a watch that broke is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -92,7 +96,7 @@ impl Networks {
                 continue;
             }
             let what = format!("link {name} {what}");
-            let told = match patience.ask(&name, Instant::now()) {
+            let told = match patience.ask_of_link(&name, Instant::now()) {
                 Answer::Heal => HostEvent::LinkBroken(boot, what),
                 Answer::LastWords => HostEvent::LeftBroken(name, last_words(&what)),
                 Answer::Silence => continue,
@@ -170,6 +174,15 @@ enum Answer {
 }
 
 impl Patience {
+    /// The same for a link, which others put right while more is told of it.
+    fn ask_of_link(&mut self, name: &str, now: Instant) -> Answer {
+        let times = self.0.get(name);
+        let is_same = |times: &VecDeque<Instant>| {
+            times.len() <= TIMES && times.back().is_some_and(|last| now.duration_since(*last) < ONE)
+        };
+        if times.is_some_and(is_same) { Answer::Heal } else { self.ask(name, now) }
+    }
+
     fn ask(&mut self, name: &str, now: Instant) -> Answer {
         let is_recent = |at: &Instant| now.duration_since(*at) < WITHIN;
         // Bounded by what is broken within a minute.
@@ -203,5 +216,15 @@ mod tests {
         // Each is forgotten after a minute.
         assert_eq!(answers("firewall", 61), Answer::Heal);
         assert_eq!(answers("firewall", 200), Answer::Heal);
+    }
+
+    #[test]
+    fn a_link_that_is_told_of_twice_is_one_damage() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let mut answers = |ms: u64| patience.ask_of_link("veth", start + Duration::from_millis(ms));
+        for round in 0..5 {
+            assert_eq!([answers(1000 * round), answers(1000 * round + 1)], [Answer::Heal, Answer::Heal]);
+        }
+        assert_eq!([answers(5000), answers(5001)], [Answer::LastWords, Answer::Silence]);
     }
 }
