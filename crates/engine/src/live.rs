@@ -121,7 +121,7 @@ impl Worker<'_> {
     /// The host is not looked at before: it reads the knobs themselves, and writes those that are not as they should be.
     pub(crate) async fn turn(&self, after: &InstanceRecord) -> Result<LimitsDone> {
         let view = self.instance.view();
-        let (Some(boot), Some(_)) = (view.boot(), view.pid()) else { return Ok(LimitsDone::default()) };
+        let Some(boot) = view.running() else { return Ok(LimitsDone::default()) };
         let wish = self.shared.wish(after)?;
         let settings = plan::settings(&wish.spec.limits, wish.id, self.shared.host.facts());
         match self.apply(&Step::SetLimits { boot, settings }).await {

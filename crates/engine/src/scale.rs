@@ -53,13 +53,11 @@ impl Shared {
 
     /// What the budget has left beside the levels of all others.
     fn memory_room(&self, but: InstanceId) -> u64 {
-        let mut given = 0u64;
-        self.for_all(|instance| {
-            let view = instance.view();
-            if view.record.id != but {
-                given = given.saturating_add(view.memory_level(&self.autoscale(&view.record)));
-            }
-        });
+        // Not while the instances are held: the catalogue comes before these.
+        let mut views = Vec::new();
+        self.for_all(|instance| views.push(instance.view()));
+        let others = views.iter().filter(|view| view.record.id != but);
+        let given = others.map(|view| view.memory_level(&self.autoscale(&view.record))).fold(0, u64::saturating_add);
         plan::memory_budget(self.host.facts()).saturating_sub(given)
     }
 }
@@ -68,7 +66,7 @@ impl Worker<'_> {
     /// Has the host listen for what the instance needs now.
     pub(crate) fn watch_need(&self) {
         let view = self.instance.view();
-        if let (Some(boot), Some(_)) = (view.boot(), view.pid()) {
+        if let Some(boot) = view.running() {
             let autoscale = self.shared.autoscale(&view.record);
             self.shared.host.watch_need(boot, plan::watch(&autoscale, &view.record.levels));
         }
@@ -78,7 +76,7 @@ impl Worker<'_> {
         let view = self.instance.view();
         let record = &view.record;
         // It may have been said of a boot that is no more.
-        if view.boot() != Some(heard.boot) || view.pid().is_none() || record.operation.is_some() {
+        if view.running() != Some(heard.boot) || record.operation.is_some() {
             return;
         }
         let autoscale = self.shared.autoscale(record);

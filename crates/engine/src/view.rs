@@ -1,6 +1,6 @@
 //! An instance as others see it.
 
-use model::{Boot, GuestSeen, Observed, Power};
+use model::{Boot, BootSeen, GuestSeen, Observed, Power, Settings};
 
 use crate::record::InstanceRecord;
 
@@ -38,10 +38,24 @@ impl InstanceView {
         Some(Boot { id: self.record.id, generation: self.record.wish.power.boot()? })
     }
 
+    /// The boot that runs.
+    pub fn running(&self) -> Option<Boot> {
+        self.pid().and(self.boot())
+    }
+
+    /// What was last seen of the boot that should run.
+    pub fn seen(&self) -> Option<&BootSeen> {
+        self.observed.boots.get(&self.record.wish.power.boot()?)
+    }
+
+    /// What its limits were last seen at.
+    pub fn settings(&self) -> Option<&Settings> {
+        Some(&self.seen()?.group.as_ref()?.settings)
+    }
+
     /// The pid of its init on the host; `None` when it does not run.
     pub fn pid(&self) -> Option<u32> {
-        let seen = self.observed.boots.get(&self.record.wish.power.boot()?)?;
-        match seen.guest {
+        match self.seen()?.guest {
             GuestSeen::Running { pid } => Some(pid),
             GuestSeen::Absent | GuestSeen::Prepared { .. } | GuestSeen::Ended(_) => None,
         }

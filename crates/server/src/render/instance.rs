@@ -48,7 +48,7 @@ fn volatile(view: &InstanceView) -> Config {
     for (device, grant) in &record.wish.nics {
         set(&format!("{device}.hwaddr"), grant.mac.to_string());
     }
-    let boot = record.wish.power.boot().and_then(|boot| view.observed.boots.get(&boot));
+    let boot = view.seen();
     for (device, nic) in boot.into_iter().flat_map(|seen| &seen.nics) {
         set(&format!("{device}.host_name"), nic.host_name.clone());
     }
@@ -119,7 +119,7 @@ pub(crate) fn state(view: &InstanceView, usage: &Usage) -> InstanceState {
 
 /// Names of the host's ends, by hardware address of the guest's.
 fn host_names(view: &InstanceView) -> BTreeMap<&str, &str> {
-    let boot = view.record.wish.power.boot().and_then(|boot| view.observed.boots.get(&boot));
+    let boot = view.seen();
     let nics = boot.into_iter().flat_map(|seen| &seen.nics);
     nics.map(|(device, nic)| (device.as_str(), nic.host_name.as_str())).collect()
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use engine::InstanceView;
 use model::sandbox::CAPABILITIES;
-use model::{InstanceId, MountMode, NamespaceKind, SandboxSpec, Seccomp, Share};
+use model::{MountMode, NamespaceKind, SandboxSpec, Seccomp, Share};
 use sysctl_api::Explanation;
 
+use super::namespaces::name_of;
 use crate::App;
 use crate::error::ApiError;
 use crate::reply::{self, Answer};
@@ -57,19 +58,15 @@ fn whose(app: &App, sandbox: &SandboxSpec, kind: NamespaceKind, is_hosts: bool) 
     match sandbox.namespaces.of(kind) {
         _ if is_hosts => "the host's".into(),
         Share::Private | Share::Host => "its own".into(),
-        Share::Instance(id) => format!("that of {}{rights}", neighbour(app, *id)),
+        Share::Instance(id) => format!("that of {}{rights}", name_of(app, *id)),
         Share::Path(path) => format!("the one at {path}{rights}"),
     }
-}
-
-fn neighbour(app: &App, id: InstanceId) -> String {
-    app.engine.name_of(id).map_or_else(|| id.to_string(), |name| name.to_string())
 }
 
 fn ids(app: &App, sandbox: &SandboxSpec) -> String {
     let (first, last) = (sandbox.ids.base, sandbox.ids.end() - 1);
     let whose = match sandbox.namespaces.of(NamespaceKind::User) {
-        Share::Instance(id) => format!("{}'s as well: each is root over the other", neighbour(app, *id)),
+        Share::Instance(id) => format!("{}'s as well: each is root over the other", name_of(app, *id)),
         Share::Private | Share::Host | Share::Path(_) => "nobody else's".to_owned(),
     };
     format!("0 to {} inside are {first} to {last} on the host, and {whose}", sandbox.ids.count - 1)
@@ -84,13 +81,11 @@ fn capabilities(sandbox: &SandboxSpec) -> (Vec<String>, Vec<String>) {
 
 /// What the knobs were last seen at, not what was wished.
 fn limits(view: &InstanceView) -> BTreeMap<String, String> {
-    let boot = view.record.wish.power.boot().and_then(|boot| view.observed.boots.get(&boot));
-    let settings = boot.and_then(|boot| boot.group.as_ref()).map(|group| &group.settings);
-    settings.into_iter().flatten().map(|(knob, setting)| (format!("{knob:?}"), setting.to_string())).collect()
+    view.settings().into_iter().flatten().map(|(knob, setting)| (format!("{knob:?}"), setting.to_string())).collect()
 }
 
 fn links(view: &InstanceView) -> BTreeMap<String, String> {
-    let boot = view.record.wish.power.boot().and_then(|boot| view.observed.boots.get(&boot));
+    let boot = view.seen();
     let mut links = BTreeMap::new();
     for (device, grant) in &view.record.wish.nics {
         let seen = boot.and_then(|boot| boot.nics.get(device));
@@ -124,7 +119,7 @@ fn exposed(app: &App, sandbox: &SandboxSpec, is_hosts: impl Fn(NamespaceKind) ->
     }
     for (kind, share) in &sandbox.namespaces.shares {
         if let Share::Instance(id) = share {
-            exposed.push(format!("its {} namespace, with {}", kind.as_str(), neighbour(app, *id)));
+            exposed.push(format!("its {} namespace, with {}", kind.as_str(), name_of(app, *id)));
         }
     }
     if sandbox.mounts == MountMode::Lean {

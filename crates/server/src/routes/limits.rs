@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use engine::InstanceView;
 use model::gauges::{self, Gauges};
-use model::{Boot, Knob, KnobChange, Setting, Settings};
+use model::{Boot, Knob, KnobChange, Setting};
 use sysctl_api::{
     AppliedKnob, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure, Stall, Stalls,
 };
@@ -51,20 +51,10 @@ fn applied(change: &KnobChange) -> AppliedKnob {
     }
 }
 
-/// The boot of an instance that runs.
-fn running(view: &InstanceView) -> Option<Boot> {
-    view.pid()?;
-    Some(Boot { id: view.record.id, generation: view.record.wish.power.boot()? })
-}
-
 fn running_by_name(app: &App, caller: &Caller, name: &str) -> Result<(Arc<InstanceView>, Boot), ApiError> {
     let view = app.engine.instance(&caller.project()?, name)?;
-    let boot = running(&view).ok_or_else(|| ApiError::bad("Instance is not running: it uses nothing"))?;
+    let boot = view.running().ok_or_else(|| ApiError::bad("Instance is not running: it uses nothing"))?;
     Ok((view, boot))
-}
-
-fn settings(view: &InstanceView, boot: Boot) -> Option<&Settings> {
-    Some(&view.observed.boots.get(&boot.generation)?.group.as_ref()?.settings)
 }
 
 pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller) -> Answer {
@@ -77,7 +67,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, c
         Knob::PidsMax => Some(usage.processes),
         _ => None,
     };
-    let knobs = settings(&view, boot).into_iter().flatten().map(|(knob, setting)| LimitKnob {
+    let knobs = view.settings().into_iter().flatten().map(|(knob, setting)| LimitKnob {
         knob: knob.file().to_owned(),
         file: host.knob_file(boot, *knob),
         value: setting.to_string(),
@@ -103,8 +93,8 @@ pub(crate) async fn load(State(app): State<Arc<App>>, caller: Caller) -> Answer 
     let (project, all) = (caller.project()?, caller.query.is_on("all-projects"));
     let mut loads = Vec::new();
     for view in app.engine.instances().iter().filter(|view| all || view.record.project == project) {
-        let Some(boot) = running(view) else { continue };
-        let limit = match settings(view, boot).and_then(|settings| settings.get(&Knob::MemoryMax)) {
+        let Some(boot) = view.running() else { continue };
+        let limit = match view.settings().and_then(|settings| settings.get(&Knob::MemoryMax)) {
             Some(Setting::Number(bytes)) => *bytes,
             _ => 0,
         };

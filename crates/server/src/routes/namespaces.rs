@@ -88,7 +88,8 @@ pub(crate) fn mode(app: &App, share: &Share) -> String {
     }
 }
 
-fn name_of(app: &App, id: InstanceId) -> String {
+/// Name of an instance by its id, or the id of one that is gone.
+pub(crate) fn name_of(app: &App, id: InstanceId) -> String {
     app.engine.name_of(id).map_or_else(|| id.to_string(), |name| name.to_string())
 }
 
