@@ -25,17 +25,15 @@ pub(crate) struct Args {
 pub(crate) async fn run(cx: &Context, args: Args) -> Result {
     let mut before: HashMap<(String, String), u64> = HashMap::new();
     let mut looked = Instant::now();
-    let mut left = args.count.unwrap_or(u32::MAX);
-    while left > 0 {
+    for look in 0..args.count.unwrap_or(u32::MAX) {
+        if look > 0 {
+            tokio::time::sleep(Duration::from_secs(args.delay)).await;
+        }
         let loads = cx.client.get_load().await.attempt(|| "look at what instances use".into())?;
         let elapsed = looked.elapsed();
         looked = Instant::now();
         cx.list(&loads, || table(&loads, &before, elapsed))?;
         before = loads.iter().map(|load| ((load.project.clone(), load.name.clone()), load.cpu_ns)).collect();
-        left -= u32::from(left < u32::MAX || args.count.is_some());
-        if left > 0 {
-            tokio::time::sleep(Duration::from_secs(args.delay)).await;
-        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::boots::BootNow;
 use super::{RealHost, launch, processes, words};
 
 /// Descriptors that need no other reason: a daemon at rest has some 30, of them 12 for one network, 6 for the database; and
-/// the rings of an exec that ended, 3 each, stay for the seconds in which its client may still connect a stream: 70 of them.
+/// the rings of an exec, 3 each, stay until its end was told, also when its instance is gone by then: 70 of them.
 const RESTING: usize = 256;
 
 /// What each boot has: the keeper's socket, the guest's network namespace and the socket in it, the console's ring.
@@ -133,7 +133,7 @@ impl RealHost {
         let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
         let connections = text.lines().filter(|line| line.ends_with(&socket)).count();
         let sessions: usize = boots.iter().map(|now| now.sessions).sum();
-        let of_boots = boots.len() * PER_BOOT + sessions * PER_SESSION;
+        let of_boots = boots.len() * PER_BOOT + sessions * PER_SESSION + self.boots.needs.descriptors();
         // A connection may be a stream between a client and a helper, a file that is sent, or an image.
         let allowed = RESTING + of_boots + connections * 3 + known.helpers.len() * 2;
         let kinds = processes::descriptors();

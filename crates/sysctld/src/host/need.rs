@@ -42,6 +42,12 @@ impl Needs {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Descriptors by which the kernel tells.
+    pub(super) fn descriptors(&self) -> usize {
+        let of = |watch: &Watch| usize::from(watch.memory.is_some()) + usize::from(watch.cpu.is_some());
+        self.watches().values().map(|(watch, _)| of(watch)).sum()
+    }
+
     /// Listens for this from now on, and for nothing else.
     pub(super) fn watch(&self, boot: Boot, watch: Watch) {
         let mut watches = self.watches();
