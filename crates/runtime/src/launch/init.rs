@@ -46,7 +46,11 @@ fn prepare(
     kernel::process::unshare(proof, own & Namespaces::CGROUP).map_err(failed("unshare(cgroup)", ""))?;
     rustix::process::setsid().map_err(failed("setsid", ""))?;
     checkpoint(spec, "init")?;
-    rustix::io::write(sync, b"c").map_err(failed("write", "stage"))?;
+    match rustix::io::write(sync, b"c") {
+        // The stage has failed and says why itself, perhaps after us.
+        Err(Errno::PIPE) => return Ok(false),
+        written => written.map_err(failed("write", "stage"))?,
+    };
     if !told(sync) {
         return Ok(false);
     }
