@@ -8,6 +8,7 @@ mod support;
 use std::path::PathBuf;
 
 use support::crashing::{Act, Crashing, IMAGE_ACTS, INSTANCE_ACTS, seed, spread_of};
+use support::mirror::Mirror;
 use support::strace::{CHANGING, Injection, Tracer, points};
 
 const KILLED: i32 = 9;
@@ -70,8 +71,10 @@ async fn a_daemon_killed_at_any_call_leaves_instances_whole() {
 #[tokio::test]
 async fn a_daemon_killed_at_any_call_leaves_images_whole() {
     let mut crashing = Crashing::bare("image-calls");
+    let mirror = Mirror::serve();
+    crashing.set_recipes(&mirror);
     kill_daemon_amid(&mut crashing, &IMAGE_ACTS, FEW).await;
-    kill_daemon_amid(&mut crashing, &[Act::Build], 1).await;
+    kill_daemon_amid(&mut crashing, &[Act::Build], FEW).await;
     crashing.finish("kill of the daemon at calls of an import, a removal and a build of an image").await;
 }
 

@@ -12,11 +12,12 @@ use crate::{Result, run};
 pub(crate) const RUN: [&str; 4] = ["gcc", "libc6-dev", "mmdebstrap", "debian-archive-keyring"];
 
 /// What tests on the real host call in addition.
-pub(crate) const TEST: [&str; 10] = [
+pub(crate) const TEST: [&str; 11] = [
     "busybox-static",
     "ca-certificates",
     "coreutils",
     "e2fsprogs",
+    "gnupg",
     "iproute2",
     "iputils-ping",
     "nftables",

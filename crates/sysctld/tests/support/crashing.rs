@@ -7,6 +7,7 @@ use std::path::Path;
 use sysctl_api::{InstancePut, Operation};
 use sysctl_client::{Attributes, Client, Error, ImageUpload, ImageWords};
 
+use super::mirror::Mirror;
 use super::{Daemon, PATIENCE, patch, post, strings};
 
 /// The instance that everything is done to, and the one that nothing may happen to.
@@ -353,6 +354,13 @@ impl Crashing {
     /// Without either, for acts on images.
     pub fn bare(what: &str) -> Crashing {
         Crashing { daemon: Daemon::new(what), bystander: None, points: 0 }
+    }
+
+    /// Has images built from a mirror of the test's own.
+    pub fn set_recipes(&mut self, mirror: &Mirror) {
+        self.daemon.terminate();
+        self.daemon.set_environment("SYSCTL_IMAGES_DIR", &mirror.recipes().display().to_string());
+        self.daemon.start();
     }
 
     /// Has nothing in the daemon's environment but this.
