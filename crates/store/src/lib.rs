@@ -215,9 +215,20 @@ struct Shared {
 /// The database, or what stands in for it.
 #[derive(Debug)]
 enum State {
-    Open { reader: Arc<Mutex<Connection>>, writer: Arc<writer::Handle> },
-    Damaged { reader: Arc<Mutex<Connection>>, reason: String, rescued: rescue::Rescued },
+    Open {
+        reader: Arc<Mutex<Connection>>,
+        writer: Arc<writer::Handle>,
+    },
+    Damaged {
+        reader: Arc<Mutex<Connection>>,
+        reason: String,
+        rescued: rescue::Rescued,
+    },
     Memory(Memory),
+    /// Its directory is about to be removed.
+    Ended {
+        reader: Arc<Mutex<Connection>>,
+    },
 }
 
 /// What became of a database that was made anew.
@@ -275,7 +286,7 @@ impl Store {
     /// Why nothing can be written; `None` when it can.
     pub fn read_only(&self) -> Option<String> {
         self.with(|state| match state {
-            State::Open { .. } | State::Memory(_) => None,
+            State::Open { .. } | State::Memory(_) | State::Ended { .. } => None,
             State::Damaged { reason, .. } => Some(reason.clone()),
         })
     }
@@ -284,7 +295,7 @@ impl Store {
     pub fn trouble(&self) -> Option<watch::Receiver<Option<TxnError>>> {
         self.with(|state| match state {
             State::Open { writer, .. } => Some(writer.trouble.clone()),
-            State::Damaged { .. } | State::Memory(_) => None,
+            State::Damaged { .. } | State::Memory(_) | State::Ended { .. } => None,
         })
     }
 
@@ -305,6 +316,18 @@ impl Store {
         Ok(Rebuilt { notes, complete })
     }
 
+    /// Ends its threads, once all that was submitted is on the disk and mirrored: its directory is about to be removed, and
+    /// what comes later is refused. Blocks.
+    pub fn end(&self) {
+        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let (State::Open { reader, .. } | State::Damaged { reader, .. }) = &*state else { return };
+        let ended = State::Ended { reader: reader.clone() };
+        let former = std::mem::replace(&mut *state, ended);
+        // Its threads may ask what state it is in.
+        drop(state);
+        drop(former);
+    }
+
     /// Hands a transaction to the writer. The receiver resolves once it is on the disk, with its revision.
     pub fn submit(&self, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
         self.submit_as(Class::Wish, txn)
@@ -312,14 +335,16 @@ impl Store {
 
     /// The same, and says what it is for.
     pub fn submit_as(&self, class: Class, txn: Txn) -> oneshot::Receiver<Result<u64, TxnError>> {
+        let refused = |why| {
+            let (answer, receiver) = oneshot::channel();
+            let _ = answer.send(Err(why));
+            receiver
+        };
         self.with(|state| match state {
             State::Open { writer, .. } => writer.submit(class, txn),
             State::Memory(memory) => memory.submit(class, txn),
-            State::Damaged { reason, .. } => {
-                let (answer, receiver) = oneshot::channel();
-                let _ = answer.send(Err(TxnError::ReadOnly(reason.clone())));
-                receiver
-            }
+            State::Damaged { reason, .. } => refused(TxnError::ReadOnly(reason.clone())),
+            State::Ended { .. } => refused(TxnError::Broken("its writer has ended".into())),
         })
     }
 
@@ -343,7 +368,7 @@ impl Store {
     pub fn settle_mirror(&self) {
         let mirror = self.with(|state| match state {
             State::Open { writer, .. } => Some(writer.mirror.clone()),
-            State::Damaged { .. } | State::Memory(_) => None,
+            State::Damaged { .. } | State::Memory(_) | State::Ended { .. } => None,
         });
         if let Some(mirror) = mirror {
             mirror.settle();
@@ -357,7 +382,7 @@ impl Store {
         look: impl FnOnce(&Memory) -> T,
     ) -> Result<T, TxnError> {
         let reader = self.with(|state| match state {
-            State::Open { reader, .. } | State::Damaged { reader, .. } => Ok(reader.clone()),
+            State::Open { reader, .. } | State::Damaged { reader, .. } | State::Ended { reader } => Ok(reader.clone()),
             State::Memory(memory) => Err(memory.clone()),
         });
         match reader {
@@ -442,7 +467,7 @@ impl Store {
         }
         let writer = self.with(|state| match state {
             State::Open { writer, .. } => Some(writer.clone()),
-            State::Damaged { .. } | State::Memory(_) => None,
+            State::Damaged { .. } | State::Memory(_) | State::Ended { .. } => None,
         });
         let Some(writer) = writer else { return Ok(None) };
         let mut said = None;

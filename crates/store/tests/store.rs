@@ -33,6 +33,23 @@ async fn what_was_committed_is_there_after_opening_again() {
 }
 
 #[tokio::test]
+async fn after_its_end_nothing_is_put_back_where_it_was() {
+    let scratch = Scratch::new("store-end");
+    let directory = scratch.join("state");
+    std::fs::create_dir(&directory).expect("mkdir");
+    let path = directory.join("db");
+    let store = Store::open(&path).expect("open");
+    let submitted = store.submit(ops(vec![put("a", "1")]));
+    store.end();
+    submitted.await.expect("an answer").expect("committed before the end");
+    assert_eq!(Store::open(&path).expect("open").get("thing", "a").expect("read").expect("there").body, "1");
+    std::fs::remove_dir_all(&directory).expect("remove");
+    store.commit(ops(vec![put("a", "2")])).await.expect_err("refused");
+    store.settle();
+    assert!(!directory.exists());
+}
+
+#[tokio::test]
 async fn a_transaction_happens_whole_or_not_at_all() {
     let scratch = Scratch::new("store");
     let store = Store::open(&scratch.join("x.db")).expect("open");

@@ -200,6 +200,9 @@ async fn purge(daemon: Daemon) -> Result<(), String> {
     crash::moment("before", "leave");
     daemon.host.leave().await.map_err(|error| error.to_string())?;
     crash::moment("after", "leave");
+    // What is told from here on would only put files back.
+    let store = daemon.engine.store().clone();
+    tokio::task::spawn_blocking(move || store.end()).await.map_err(|e| format!("end the database: {e}"))?;
     claims::give_back(&daemon.mark).map_err(|e| format!("give back the claim of ids: {e}"))?;
     for directory in [&daemon.runtime_dir, &daemon.state_dir] {
         crash::moment("before", "remove directory");
