@@ -339,7 +339,7 @@ impl Worker<'_> {
             }
             let _ = told.send(Some(result.map(drop)));
         };
-        let ((), worked) = tokio::join!(committing, self.converge(Some(&gate), Some(operation)));
+        let ((), worked) = tokio::join!(committing, self.converge(None, Some(&gate), Some(operation)));
         let committed = gate.borrow().clone().unwrap_or(Ok(()));
         match (committed, worked) {
             (Ok(()), Ok(())) => match unwritten {
@@ -355,24 +355,34 @@ impl Worker<'_> {
         }
     }
 
-    /// Steps until there are none. `gate` holds back what must not happen before the commit.
+    /// Steps until there are none. `seen`: as it was seen just now; `gate` holds back what must not happen before the commit.
     pub(crate) async fn converge(
         &self,
+        seen: Option<Observed>,
         gate: Option<&Gate>,
         operation: Option<&Operation>,
     ) -> std::result::Result<(), Failure> {
         let mut progress = Done::default();
-        let result = self.rounds(gate, operation, &mut progress).await;
+        let result = self.rounds(seen, gate, operation, &mut progress).await;
         self.watch_need();
         result.map_err(|error| Failure { error, discarded: progress.discarded, discarding: progress.discarding })
     }
 
-    async fn rounds(&self, gate: Option<&Gate>, operation: Option<&Operation>, progress: &mut Done) -> Result<()> {
+    async fn rounds(
+        &self,
+        mut seen: Option<Observed>,
+        gate: Option<&Gate>,
+        operation: Option<&Operation>,
+        progress: &mut Done,
+    ) -> Result<()> {
         // Each round ends in a look; more than a few rounds mean that something undoes what we do.
         for _ in 0..8 {
             let record = self.record();
             let wish = self.shared.wish(&record)?;
-            let observed = self.observe(&record).await?;
+            let observed = match seen.take() {
+                Some(observed) => observed,
+                None => self.observe(&record).await?,
+            };
             let steps = keep_lost(&record, plan::diff(&wish, &observed, self.shared.host.facts()))?;
             if steps.is_empty() {
                 return Ok(());
@@ -507,7 +517,7 @@ impl Worker<'_> {
         if let Some(operation) = record.operation.and_then(|id| self.shared.take_unfinished(id)) {
             // What an earlier daemon began and did not live to end.
             let had: Vec<_> = [Some(&record.wish), record.previous.as_deref()].into_iter().flatten().cloned().collect();
-            let result = match self.converge(None, Some(&operation)).await {
+            let result = match self.converge(Some(observed), None, Some(&operation)).await {
                 Ok(()) => Ok(()),
                 Err(failure) => self.after_failure(failure, &operation).await,
             };
@@ -529,7 +539,8 @@ impl Worker<'_> {
                 return;
             }
         }
-        let settled = self.settle().await;
+        let is_as_seen = self.record() == record;
+        let settled = self.settle_seen(is_as_seen.then_some(observed)).await;
         let now = self.record();
         if now.wish.power != record.wish.power {
             self.shared.wake_sharers(&now);

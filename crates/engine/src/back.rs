@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use model::{Power, StopKind};
+use model::{Observed, Power, StopKind};
 use store::Op;
 
 use crate::actor::{Failure, TRIES, Worker, pause};
@@ -128,8 +128,13 @@ impl Worker<'_> {
 
     /// Works towards the wish a few times; notes the error when none succeeds, and looks again later. Whether it is reached.
     pub(crate) async fn settle(&self) -> bool {
+        self.settle_seen(None).await
+    }
+
+    /// The same, from how it was seen just now.
+    pub(crate) async fn settle_seen(&self, mut seen: Option<Observed>) -> bool {
         for attempt in 1..=TRIES {
-            match self.converge(None, None).await {
+            match self.converge(seen.take(), None, None).await {
                 Ok(()) => {
                     self.instance.given_up.store(0, Ordering::Release);
                     if self.instance.view().record.error.is_some() {

@@ -19,6 +19,14 @@ impl Engine {
     pub async fn flush(&self) -> Result<()> {
         self.shared.submit_and_wait(store::Class::Settled, Vec::new()).await?;
         let store = self.shared.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.settle_mirror()).await;
+        Ok(())
+    }
+
+    /// The same, and leaves the database as one file.
+    pub async fn settle(&self) -> Result<()> {
+        self.flush().await?;
+        let store = self.shared.store.clone();
         let _ = tokio::task::spawn_blocking(move || store.settle()).await;
         Ok(())
     }

@@ -180,11 +180,15 @@ impl Engine {
         defaults::make(&engine.shared).await?;
         // A run has its numbers before anybody hears one.
         let numbered = engine.shared.submit_and_wait(store::Class::Settled, vec![numbers.put()]);
-        let (numbered, ()) = tokio::join!(numbered, engine.ensure_objects());
+        let loaded = async {
+            engine.ensure_objects().await;
+            engine.load_instances().await
+        };
+        let (numbered, loaded) = tokio::join!(numbered, loaded);
+        loaded?;
         if let Err(error) = numbered {
             tracing::error!(%error, "the numbers of this run's events could not be written down");
         }
-        engine.load_instances().await?;
         engine.follow_host();
         engine.follow_disk();
         crate::kept::follow(&engine.shared);

@@ -117,7 +117,7 @@ fn every_knob_of_this_kernel_is_turned_and_read_back() {
         assert!(knobs.contains(&needed), "{needed:?}");
     }
     let before = lab.at();
-    for knob in &knobs {
+    for knob in knobs {
         assert_eq!(before.get(knob), Some(&knob.initial()), "{knob:?} of a new group");
     }
     let wanted: Settings = knobs.iter().map(|knob| (*knob, sample(*knob))).collect();

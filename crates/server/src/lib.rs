@@ -19,7 +19,7 @@ mod fuzz;
 use std::sync::Arc;
 
 use engine::{Access, Engine};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub use listen::serve;
 
@@ -46,6 +46,8 @@ pub struct App {
     execs: execs::Execs,
     told: told::Told,
     texts: routes::Texts,
+    /// The programs of a former daemon are taken up.
+    is_taken_up: watch::Sender<bool>,
     /// Somebody asked the daemon to end, after stopping its instances.
     shutdown: Arc<Notify>,
 }
@@ -53,12 +55,19 @@ pub struct App {
 impl App {
     /// The application.
     pub fn new(engine: Engine, access: Arc<dyn Access>, info: ServerInfo, shutdown: Arc<Notify>) -> Arc<App> {
-        let (execs, told, texts) = Default::default();
-        Arc::new(App { engine, access, info, execs, told, texts, shutdown })
+        let (execs, told, texts, is_taken_up) = Default::default();
+        Arc::new(App { engine, access, info, execs, told, texts, is_taken_up, shutdown })
     }
 
-    /// Goes on with the programs that a former daemon began. To be called once, before anything is served.
+    /// Goes on with the programs that a former daemon began. To be called once; requests about operations wait for it.
     pub async fn take_up_sessions(self: &Arc<App>) {
         execs::take_up(self).await;
+        self.is_taken_up.send_replace(true);
+    }
+
+    /// Returns once every program of a former daemon has its operation again.
+    async fn sessions_taken_up(&self) {
+        // The sender is ours: it does not go away.
+        let _ = self.is_taken_up.subscribe().wait_for(|is| *is).await;
     }
 }

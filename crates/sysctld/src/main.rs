@@ -86,14 +86,17 @@ async fn run(options: Options) -> Result<(), String> {
         panic_at: std::env::var("SYSCTL_PANIC_PATH").unwrap_or_default(),
     };
     let app = App::new(daemon.engine.clone(), daemon.host.clone(), info, shutdown.clone());
-    app.take_up_sessions().await;
     tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), "ready");
     // Taken before anybody is told that we are ready: whoever ends us then finds us willing.
     let mut ends = Ends::take().map_err(|e| format!("take signals: {e}"))?;
     crash::ready();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let mut serving = Box::pin(server::serve(listener, app));
-    daemon.host.upgrade_keepers();
+    let mut serving = Box::pin(server::serve(listener, app.clone()));
+    let host = daemon.host.clone();
+    tokio::spawn(async move {
+        app.take_up_sessions().await;
+        host.upgrade_keepers();
+    });
     let stop_instances = tokio::select! {
         () = &mut serving => false,
         () = ends.told() => false,
@@ -104,12 +107,12 @@ async fn run(options: Options) -> Result<(), String> {
         tracing::info!("stopping all instances, then ending");
         daemon.engine.halt().await;
     }
-    // What was told is on the disk before the end; most of it gets there while clients are still answered.
-    if !stop_instances {
-        tokio::select! {
-            () = &mut serving => {}
-            flushed = daemon.engine.flush() => drop(flushed),
-        }
+    // What was told is on the disk before the end; most of it gets there while clients are still answered. Packet sockets go
+    // meanwhile, too: their end takes the kernel ten milliseconds.
+    daemon.host.stop_gateways();
+    tokio::select! {
+        () = &mut serving => {}
+        settled = daemon.engine.settle() => drop(settled),
     }
     // Nobody is taken on any more who would not be answered.
     drop(serving);

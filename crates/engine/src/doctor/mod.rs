@@ -180,7 +180,7 @@ impl Engine {
 
     async fn read_database(&self) -> Result<Database> {
         // What ends an operation rides a commit that nobody waited for.
-        let _ = self.flush().await;
+        let _ = self.settle().await;
         let store = self.shared.store.clone();
         let read = tokio::task::spawn_blocking(move || {
             let mut claims = BTreeSet::new();

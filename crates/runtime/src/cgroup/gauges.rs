@@ -6,13 +6,13 @@ use model::gauges::{Pressure, Stall, Stalls};
 
 /// The value of a line like `oom_kill 3` in a file; 0 when there is none.
 pub(super) fn keyed(path: &Path, key: &str) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = super::read(path).unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The pressure of a cgroup2 group; `None` when the kernel keeps none.
 pub(super) fn pressure(group: &Path) -> Option<Pressure> {
-    let stalls = |name: &str| std::fs::read_to_string(group.join(name)).ok().map(|text| parse(&text));
+    let stalls = |name: &str| super::read(&group.join(name)).ok().map(|text| parse(&text));
     Some(Pressure { cpu: stalls("cpu.pressure")?, memory: stalls("memory.pressure")?, io: stalls("io.pressure")? })
 }
 

@@ -20,9 +20,10 @@ mod unified;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use model::{Boot, CgroupLayout, Gauges, GroupUsage, Hits, Knob, KnobChange, Setting, Settings};
@@ -88,6 +89,8 @@ trait Controllers: Send + Sync + std::fmt::Debug {
 pub struct Groups {
     base: PathBuf,
     controllers: Box<dyn Controllers>,
+    /// Looked for once: thirty files, and each look at a group asks.
+    knobs: OnceLock<BTreeSet<Knob>>,
 }
 
 /// The files of a delegated group that belong to its owner (`/sys/kernel/cgroup/delegate`).
@@ -99,12 +102,12 @@ impl Groups {
         match layout {
             CgroupLayout::Unified { root } => {
                 let base = Path::new(root).join(base);
-                Groups { controllers: Box::new(unified::Unified::new(root, &base)), base }
+                Groups { controllers: Box::new(unified::Unified::new(root, &base)), base, knobs: OnceLock::new() }
             }
             CgroupLayout::Hybrid { root, v1 } => {
                 let second = unified::Unified::new(root, &Path::new(root).join(base));
                 let controllers = Box::new(hybrid::Hybrid::new(v1, base, second));
-                Groups { base: Path::new(root).join(base), controllers }
+                Groups { base: Path::new(root).join(base), controllers, knobs: OnceLock::new() }
             }
         }
     }
@@ -136,9 +139,9 @@ impl Groups {
         self.controllers.extra_groups(&boot.to_string())
     }
 
-    /// Which knobs the kernel has.
-    pub fn knobs(&self) -> BTreeSet<Knob> {
-        self.controllers.knobs()
+    /// Which knobs the kernel has. To be asked once the base is prepared.
+    pub fn knobs(&self) -> &BTreeSet<Knob> {
+        self.knobs.get_or_init(|| self.controllers.knobs())
     }
 
     /// Makes the group of a boot, limited and with its payload delegated to host id `owner`. One that is left of an earlier
@@ -178,7 +181,7 @@ impl Groups {
             return Ok(None);
         }
         let mut settings = Settings::new();
-        for knob in self.knobs() {
+        for &knob in self.knobs() {
             match self.controllers.read(&group, knob) {
                 Ok(setting) => drop(settings.insert(knob, setting)),
                 // Half made, or half removed.
@@ -284,6 +287,11 @@ impl Groups {
             pressure: gauges::pressure(&self.directory(boot)),
             hits: self.controllers.hits(&group),
         }
+    }
+
+    /// How often the limits of a boot were met.
+    pub fn hits(&self, boot: Boot) -> Hits {
+        self.controllers.hits(&boot.to_string())
     }
 
     /// The file that a knob of a boot is turned by.
@@ -396,8 +404,20 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(failed("write", path))
 }
 
+/// The text of an attribute. Each look at a group reads two dozen, so each is one call: the kernel makes a file of this kind
+/// as a whole, and fills less than half of the buffer only when there is no more.
 fn read(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).map_err(failed("read", path))
+    let reading = || -> io::Result<String> {
+        let (mut file, mut buffer, mut bytes) = (fs::File::open(path)?, [0u8; 4096], Vec::new());
+        loop {
+            let length = file.read(&mut buffer)?;
+            bytes.extend_from_slice(&buffer[..length]);
+            if length < buffer.len() / 2 {
+                return String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+            }
+        }
+    };
+    reading().map(|text| text.trim_end().to_owned()).map_err(failed("read", path))
 }
 
 /// Waits until `cgroup.events` of a group has the line; true when it came in time. The kernel wakes us (`POLLPRI`).

@@ -23,8 +23,9 @@ mod storage;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 
@@ -48,6 +49,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     };
     router
         .merge(server_routes())
+        .merge(operation_routes(&app))
         .merge(instance_routes())
         .merge(image_routes())
         .merge(other_routes())
@@ -75,7 +77,7 @@ async fn not_implemented() -> ApiError {
 ///
 /// Of one that says so ahead a part is taken and thrown away, because many clients read no answer before they have sent
 /// all of theirs.
-async fn too_large(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+async fn too_large(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let is_image = request.uri().path() == "/1.0/images";
     let response = if length.is_some_and(|length: usize| length > MAX_BODY) && !is_image {
@@ -97,14 +99,25 @@ fn server_routes() -> Router<Arc<App>> {
         .route("/1.0", get(root::get).put(root::put).patch(root::put))
         .route("/1.0/", get(root::get))
         .route("/1.0/events", get(events::listen))
-        .route("/1.0/operations", get(operations::list))
-        .route("/1.0/operations/{id}", get(operations::get).delete(operations::cancel))
-        .route("/1.0/operations/{id}/wait", get(operations::wait))
-        .route("/1.0/operations/{id}/websocket", get(operations::websocket))
         .route("/1.0/load", get(limits::load))
         .route("/1.0/doctor", get(doctor::get).post(doctor::repair))
         .route("/internal/ready", get(internal::ready))
         .route("/internal/shutdown", put(internal::shutdown))
+}
+
+fn operation_routes(app: &Arc<App>) -> Router<Arc<App>> {
+    Router::new()
+        .route("/1.0/operations", get(operations::list))
+        .route("/1.0/operations/{id}", get(operations::get).delete(operations::cancel))
+        .route("/1.0/operations/{id}/wait", get(operations::wait))
+        .route("/1.0/operations/{id}/websocket", get(operations::websocket))
+        .route_layer(axum::middleware::from_fn_with_state(app.clone(), once_taken_up))
+}
+
+/// An operation of a former daemon is not missing: it may be one of a program that is being taken up.
+async fn once_taken_up(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    app.sessions_taken_up().await;
+    next.run(request).await
 }
 
 fn instance_routes() -> Router<Arc<App>> {

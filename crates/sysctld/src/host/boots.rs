@@ -14,6 +14,7 @@ use model::{
 use runtime::cgroup::Groups;
 use runtime::protocol::{KeepEvent, KeepRequest, KeepSpec, Nothing, Signal, phase};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 
 use super::keeper::{Keeper, State, end_of};
 use super::launch;
@@ -166,12 +167,16 @@ impl Boots {
         }
         let links = self.networks.attached().map_err(|e| words::because("scan", &e))?;
         boots.extend(links.keys().copied());
+        // At the same time: each takes as long as its keeper needs to wake up.
+        let mut looks = JoinSet::new();
         for boot in boots {
             let nics = links.get(&boot).cloned().unwrap_or_default();
             self.entries().insert(boot, Entry { nics, ..Entry::default() });
             self.watch_oom(boot);
-            self.find_keeper(boot).await;
+            let found = self.clone();
+            looks.spawn(async move { found.find_keeper(boot).await });
         }
+        looks.join_all().await;
         Ok(())
     }
 
@@ -198,7 +203,7 @@ impl Boots {
     /// The sessions that the former daemon began, taken up.
     pub(crate) async fn inherited(&self) -> Vec<InheritedSession> {
         let numbers = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut taken = tokio::task::JoinSet::new();
+        let mut taken = JoinSet::new();
         for (keeper, number) in numbers {
             taken.spawn(async move { tokio::time::timeout(QUICK, keeper.inherit(number)).await.ok().flatten() });
         }

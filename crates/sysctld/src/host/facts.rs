@@ -34,7 +34,7 @@ pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, state_dir: &Path, for
         machine: names.machine().to_string_lossy().into_owned(),
         kernel,
         cgroups,
-        knobs: groups.knobs(),
+        knobs: groups.knobs().clone(),
         disk: super::disk::of(state_dir),
         overlay: forced.unwrap_or_else(|| overlay(version)),
         proc_by_descriptor: version >= (6, 17),

@@ -363,7 +363,11 @@ pub(crate) fn load_recipes(
         None => {
             fs::create_dir_all(fallback).map_err(|e| failed(&e))?;
             for (name, text) in images::recipe::BUILT_IN {
-                fs::write(fallback.join(name), text).map_err(|e| failed(&e))?;
+                let path = fallback.join(name);
+                // Overwriting them each time is 10 ms of every start.
+                if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+                    fs::write(path, text).map_err(|e| failed(&e))?;
+                }
             }
             fallback.to_owned()
         }

@@ -154,6 +154,11 @@ impl RealHost {
         }
     }
 
+    /// Ends what answers the guests, as the daemon is about to end.
+    pub(crate) fn stop_gateways(&self) {
+        self.networks.stop_gateways();
+    }
+
     /// Takes what is left of us off the host, once nothing uses it any more.
     pub(crate) async fn leave(&self) -> Result<(), StepError> {
         let because = |e: &(dyn std::error::Error + 'static)| words::because("leave", e);

@@ -46,7 +46,7 @@ impl OomWatch {
 
     /// From now on kills in a boot's group are told. Without them a guest runs just as well.
     pub(super) fn add(&self, boot: Boot) {
-        let kills = self.groups.gauges(boot).hits.oom_kills;
+        let kills = self.groups.hits(boot).oom_kills;
         let is_new = self.told().insert(boot, kills).is_none();
         if is_new && let Err(error) = self.groups.watch_oom(boot, self.socket.get_ref()) {
             tracing::warn!(%boot, %error, "kills for want of memory are not told");
@@ -78,7 +78,7 @@ impl OomWatch {
     fn look(&self, log: Option<&mut File>, events: &mpsc::Sender<HostEvent>) {
         let mut killed = Vec::new();
         for (boot, told) in self.told().iter_mut() {
-            let kills = self.groups.gauges(*boot).hits.oom_kills;
+            let kills = self.groups.hits(*boot).oom_kills;
             if kills > *told {
                 killed.push((*boot, kills - *told));
                 *told = kills;

@@ -297,6 +297,13 @@ impl Networks {
         Ok(found)
     }
 
+    /// Ends what answers the guests. The daemon is about to end, too: its successor answers again.
+    pub(crate) fn stop_gateways(&self) {
+        for running in self.state().running.values_mut() {
+            running.gateway = None;
+        }
+    }
+
     /// Tells the gateways who is there.
     pub(crate) fn set_names(&self, names: &[NameEntry]) {
         let mut state = self.state();
