@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Clocks, InstanceName, NamespaceKind};
+use model::{Clocks, InstanceName, NamespaceKind, NamespaceName};
 
 use crate::Invalid;
 use crate::written::Map;
@@ -16,6 +16,8 @@ pub enum ShareChoice {
     Host,
     /// That of another instance of the same project.
     Instance(InstanceName),
+    /// A namespace object of its kind.
+    Named(NamespaceName),
     /// One that is pinned at this path of the host.
     Path(String),
 }
@@ -44,6 +46,14 @@ pub struct GrainChoice {
 }
 
 impl GrainChoice {
+    /// The namespace objects that it lives in, with their kinds.
+    pub fn objects(&self) -> impl Iterator<Item = (NamespaceKind, &NamespaceName)> {
+        self.shares.iter().filter_map(|(kind, share)| match share {
+            ShareChoice::Named(name) => Some((*kind, name)),
+            _ => None,
+        })
+    }
+
     /// The instances whose namespaces it shares.
     pub fn owners(&self) -> impl Iterator<Item = &InstanceName> {
         self.shares.values().filter_map(|share| if let ShareChoice::Instance(name) = share { Some(name) } else { None })
@@ -51,7 +61,7 @@ impl GrainChoice {
 }
 
 /// What a value of `namespaces.KIND` may look like, for people.
-pub(crate) const SHARE: &str = "private, host, instance:NAME or path:/run/netns/NAME";
+pub(crate) const SHARE: &str = "private, host, instance:NAME, named:OBJECT or path:/run/netns/NAME";
 
 /// What a value of `namespaces.preset` may look like, for people.
 pub(crate) const PRESET: &str = "full, hostnet, sidecar:NAME or slim";
@@ -68,6 +78,7 @@ pub(crate) fn share(text: &str) -> Option<ShareChoice> {
         None if text == "private" => Some(ShareChoice::Private),
         None if text == "host" => Some(ShareChoice::Host),
         Some(("instance", name)) => name.parse().ok().map(ShareChoice::Instance),
+        Some(("named", name)) => name.parse().ok().map(ShareChoice::Named),
         Some(("path", path)) if path.starts_with('/') && path.len() <= MAX_PATH => {
             Some(ShareChoice::Path(path.to_owned()))
         }
@@ -146,7 +157,8 @@ mod tests {
     fn values_are_read_or_refused() {
         assert_eq!(share("host"), Some(ShareChoice::Host));
         assert_eq!(share("path:/run/netns/blue"), Some(ShareChoice::Path("/run/netns/blue".into())));
-        for wrong in ["", "Host", "instance:", "instance:a/b", "path:run", "path:", "named", "shared"] {
+        assert_eq!(share("named:blue"), Some(ShareChoice::Named("blue".parse().expect("name"))));
+        for wrong in ["", "Host", "instance:", "instance:a/b", "path:run", "path:", "named", "named:", "named:../x"] {
             assert_eq!(share(wrong), None, "{wrong}");
         }
         for wrong in ["", "sidecar", "sidecar:", "everything"] {

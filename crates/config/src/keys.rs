@@ -29,7 +29,7 @@ pub enum Kind {
     CpuRange,
     /// Changes to the set of kept capabilities, like `+sys_time,-net_raw`.
     Capabilities,
-    /// Whose namespace of a kind: `private`, `host`, `instance:NAME`, `path:FILE`.
+    /// Whose namespace of a kind: `private`, `host`, `instance:NAME`, `named:OBJECT`, `path:FILE`.
     Share,
     /// A set of such choices by name.
     Preset,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use model::{Boot, DeviceName, Fingerprint, InstanceId, NamespaceKind, PoolName, RootGen, RootSource};
+use model::{Boot, DeviceName, Fingerprint, InstanceId, NamespaceKind, PinId, PoolName, RootGen, RootSource};
 
 use crate::host::{BoxFuture, ImageFacts, LinkUsage, StepError};
 
@@ -42,6 +42,8 @@ pub enum Object {
     Bridge(String),
     /// Logs of an instance.
     Logs(InstanceId),
+    /// A pinned namespace.
+    Pin(PinId),
     /// Something of which nobody knows what it is for.
     Stray {
         /// What kind of thing.
@@ -157,6 +159,9 @@ pub trait Access: Send + Sync + 'static {
 
     /// The inode number of each namespace that a process lives in; by it two of a kind are told apart.
     fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError>;
+
+    /// The file that a namespace is pinned at.
+    fn pin_file(&self, pin: PinId) -> PathBuf;
 
     /// All links of the host.
     fn links(&self) -> Result<Vec<LinkUsage>, StepError>;

@@ -286,7 +286,9 @@ impl Worker<'_> {
         let mut after = before.clone();
         if matches!(verb, Verb::Start | Verb::Restart(_)) {
             after.last_used_ms = clock::now_ms();
-            after.joined = self.shared.boots_of_owners(&self.shared.wish(before)?);
+            let wish = self.shared.wish(before)?;
+            after.joined = self.shared.boots_of_owners(&wish);
+            after.pins = wish.spec.sandbox.namespaces.pins().collect();
         }
         after.previous = Some(Box::new(before.wish.clone()));
         after.wish = wish;

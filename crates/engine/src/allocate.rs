@@ -31,11 +31,16 @@ impl Allocator {
     /// Notes what an instance has.
     pub(crate) fn note(&mut self, record: &InstanceRecord) {
         for wish in [Some(&record.wish), record.previous.as_deref()].into_iter().flatten() {
-            self.ids.insert((wish.ids.base, wish.ids.count));
+            self.note_ids(wish.ids);
             for grant in wish.nics.values() {
                 self.note_grant(grant);
             }
         }
+    }
+
+    /// Notes that a range of ids is given out.
+    pub(crate) fn note_ids(&mut self, ids: IdMap) {
+        self.ids.insert((ids.base, ids.count));
     }
 
     fn note_grant(&mut self, grant: &NicGrant) {

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use config::{Expanded, InstanceConfig, Written};
 use model::{
-    Fingerprint, FirstBootFile, HostFacts, InstanceId, InstanceSpec, NetworkName, NicSpec, PoolName, ProfileName,
-    ProjectName, Wish,
+    Fingerprint, FirstBootFile, HostFacts, InstanceId, InstanceSpec, NamespaceKind, NamespaceName, NetworkName,
+    NicSpec, PoolName, ProfileName, ProjectName, Wish,
 };
 
 use crate::allocate::Allocator;
 use crate::error::{Error, Result};
 use crate::record::{
-    Alias, ImageRecord, InstanceRecord, NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord, Record, WishState,
+    Alias, ImageRecord, InstanceRecord, NamespaceRecord, NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord,
+    Record, WishState,
 };
 use crate::{EngineConfig, RecipeFacts};
 
@@ -22,6 +23,7 @@ pub(crate) struct Catalog {
     pub(crate) projects: BTreeMap<ProjectName, ProjectRecord>,
     pub(crate) pools: BTreeMap<PoolName, PoolRecord>,
     pub(crate) networks: BTreeMap<NetworkName, NetworkRecord>,
+    pub(crate) namespaces: BTreeMap<(NamespaceKind, NamespaceName), NamespaceRecord>,
     pub(crate) images: BTreeMap<Fingerprint, ImageRecord>,
     pub(crate) aliases: BTreeMap<String, Alias>,
     pub(crate) recipes: Vec<RecipeFacts>,
@@ -70,7 +72,11 @@ impl Catalog {
             let records = parse_all::<R>(store)?;
             Ok(records.into_iter().map(|record| (key(&record), record)).collect())
         }
+        let mut allocator = Allocator::new(config.id_ranges.clone());
+        let namespaces = all(store, |r: &NamespaceRecord| (r.kind, r.name.clone()))?;
+        namespaces.values().filter_map(|r| r.ids).for_each(|ids| allocator.note_ids(ids));
         Ok(Catalog {
+            namespaces,
             profiles: all(store, |r: &ProfileRecord| (r.project.clone(), r.name.clone()))?,
             projects: all(store, |r: &ProjectRecord| r.name.clone())?,
             pools: all(store, |r: &PoolRecord| r.spec.name.clone())?,
@@ -78,7 +84,7 @@ impl Catalog {
             images: all(store, |r: &ImageRecord| r.facts.fingerprint)?,
             aliases: all(store, |r: &Alias| r.name.clone())?,
             recipes: config.recipes.clone(),
-            allocator: Allocator::new(config.id_ranges.clone()),
+            allocator,
         })
     }
 

@@ -39,7 +39,7 @@ impl Engine {
         self.rest().await;
     }
 
-    /// Removes every instance, image and network. Returns what could not be removed and why.
+    /// Removes every instance, image, network and namespace. Returns what could not be removed and why.
     pub async fn purge(&self) -> Vec<String> {
         let mut failed = Vec::new();
         // What an earlier end began goes on first, so that nothing is asked for twice.
@@ -71,6 +71,10 @@ impl Engine {
         // What was not removed at the first try, and what nobody remembers.
         if let Err(error) = crate::sweep::run(&self.shared, &|| false).await {
             failed.push(format!("what is left on the host: {error}"));
+        }
+        for object in self.namespaces() {
+            let removed = self.shared.host.apply(&Step::UnpinNamespace { pin: object.pin() }, &|_| {}).await;
+            failed.extend(removed.err().map(|error| format!("namespace {}: {error}", object.label())));
         }
         for network in self.networks() {
             let step = Step::RemoveNetwork { name: network.spec.name.clone() };

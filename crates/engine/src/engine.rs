@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) first_start: defaults::FirstStart,
     /// Counts the changes of profiles.
     pub(crate) profiles_version: std::sync::atomic::AtomicU64,
+    /// One after the other makes or removes namespace objects.
+    pub(crate) namespaces: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -131,7 +133,7 @@ impl Shared {
     }
 
     /// Refuses what comes too late, or could not be remembered.
-    fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.halting.load(Ordering::Acquire) {
             return Err(Error::Cancelled("the daemon is ending".into()));
         }
@@ -170,6 +172,7 @@ impl Engine {
             unfinished: Mutex::default(),
             halting: AtomicBool::new(false),
             profiles_version: Default::default(),
+            namespaces: Default::default(),
             first_start: config.first_start,
             host,
             store,
@@ -216,7 +219,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Pools and networks come before what lives on them. One that cannot be had does not stop the others.
+    /// Pools, networks and namespaces come before what lives on them. One that cannot be had does not stop the others.
     pub(crate) async fn ensure_objects(&self) {
         let steps: Vec<Step> = {
             let catalog = self.shared.catalog();
@@ -224,6 +227,7 @@ impl Engine {
             let networks = catalog.networks.values().map(|n| Step::EnsureNetwork { network: n.spec.clone() });
             pools.chain(networks).collect()
         };
+        let steps = steps.into_iter().chain(self.shared.missing_pins(None));
         for step in steps {
             if let Err(error) = self.shared.host.apply(&step, &|_| {}).await {
                 tracing::error!(%error, step = step.name(), "not available");
@@ -548,12 +552,14 @@ impl Engine {
             error: None,
             telling: Vec::new(),
             joined: BTreeMap::new(),
+            pins: Default::default(),
         };
         let possible = crate::sharing::grain(&catalog, &self.shared.instances(), self.facts(), &record, &config)
             .and_then(|grain| catalog.wish(&record, config, grain, self.facts()));
         drop(catalog);
         let possible = possible.and_then(|wish| {
             record.joined = self.shared.boots_of_owners(&wish);
+            record.pins = wish.spec.sandbox.namespaces.pins().collect();
             if new.start { self.shared.check_owners(&wish) } else { Ok(()) }
         });
         if let Err(error) = possible {

@@ -10,7 +10,7 @@ use model::scale::{Need, Resource, Watch};
 use model::step::Step;
 use model::{
     Boot, Fingerprint, Gauges, HostFacts, InstanceId, InstanceName, Knob, KnobChange, Mac, NetworkName, Observed,
-    PoolName,
+    PinId, PinSeen, PoolName,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -76,6 +76,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Everything on the host that is ours, by name: to be compared with what is remembered.
     fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>>;
+
+    /// Every pinned namespace of ours. Reads a directory and enters nothing.
+    fn pins(&self) -> BTreeMap<PinId, PinSeen>;
 
     /// Does one step; it is done, wholly, when this returns.
     fn apply<'a>(&'a self, step: &'a Step, progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>>;

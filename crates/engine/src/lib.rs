@@ -24,6 +24,7 @@ mod live;
 mod lost;
 mod mailbox;
 mod names;
+mod namespaces;
 mod objects;
 mod operations;
 mod pace;
@@ -55,13 +56,14 @@ pub use host::{
 };
 pub use kept::Past;
 pub use live::LimitsDone;
+pub use namespaces::{Garbage, NamespaceChange, NewNamespace, Origin};
 pub use objects::ImageWish;
 pub use operations::{Class, NewOperation, Operation, OperationView, Operations, Status};
 pub use plan::sentence;
 pub use rebuild::UNMIRRORED;
 pub use record::{
-    Alias, ImageRecord, InstanceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord, ProjectRecord, Telling,
-    WishState,
+    Alias, ImageRecord, InstanceRecord, NamespaceRecord, NetworkRecord, NicGrant, PoolRecord, ProfileRecord,
+    ProjectRecord, Telling, WishState,
 };
 pub use unwind::panic_text;
 pub use verbs::{NewInstance, Patch, Update, Verb};

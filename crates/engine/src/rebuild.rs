@@ -52,6 +52,10 @@ impl Engine {
             ops.push(record.put());
             ops.extend(allocate::claims(record));
         });
+        for object in shared.catalog().namespaces.values() {
+            ops.push(object.put());
+            ops.extend(object.claims());
+        }
         let store = shared.store.clone();
         let rebuilt = tokio::task::spawn_blocking(move || store.rebuild(ops)).await;
         let rebuilt = rebuilt.map_err(|error| Error::Internal(error.to_string()))?;

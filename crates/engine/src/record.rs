@@ -1,13 +1,14 @@
 //! The documents: what is remembered of each object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use config::Written;
 use model::scale::{Levels, Scaling};
 use model::{
-    BootGen, Cidr, DeviceName, Fingerprint, IdMap, InstanceId, InstanceName, Mac, NetworkName, NetworkSpec, PoolName,
-    PoolSpec, Power, ProfileName, ProjectName, RootGen, RootSource, StopKind,
+    BootGen, Cidr, DeviceName, Fingerprint, IdMap, InstanceId, InstanceName, Mac, NamespaceKind, NamespaceName,
+    NetworkName, NetworkSpec, PinId, PoolName, PoolSpec, Power, ProfileName, ProjectName, RootGen, RootSource,
+    StopKind,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,9 @@ pub struct InstanceRecord {
     /// Whose namespaces its newest boot lives in, and the boot of theirs that made them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub joined: BTreeMap<InstanceId, BootGen>,
+    /// Pinned namespaces that its newest boot lives in.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub pins: BTreeSet<PinId>,
 }
 
 /// A lifecycle event that is yet to be told.
@@ -216,6 +220,36 @@ impl NetworkRecord {
     /// The same for IPv6.
     pub(crate) fn cidr6(&self, address: Option<Ipv6Addr>) -> Option<Cidr> {
         Some(Cidr { address: address?.into(), prefix: self.spec.ipv6?.prefix })
+    }
+}
+
+/// A namespace object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceRecord {
+    /// Its id.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: NamespaceKind,
+    /// Its name among those of its kind.
+    pub name: NamespaceName,
+    /// Words about it.
+    pub description: String,
+    /// It is at `/run/netns`, too.
+    pub netns: bool,
+    /// Range of ids, of a user namespace.
+    pub ids: Option<IdMap>,
+    /// The user namespace object that has rights over it.
+    pub within: Option<Uuid>,
+    /// The path of the host that it was taken from, and is again when it is lost.
+    pub adopted: Option<String>,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+impl Record for NamespaceRecord {
+    const KIND: &'static str = "namespace";
+    fn key(&self) -> String {
+        self.id.to_string()
     }
 }
 

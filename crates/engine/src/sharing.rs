@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::{InstanceConfig, JoinPolicy, ShareChoice};
 use model::{BootGen, GuestSeen, HostFacts, InstanceId, InstanceName, NamespaceKind, Power, StopKind, Wish};
-use plan::{Grain, Owner};
+use plan::{Grain, Neighbours, Owner};
 use tokio::sync::oneshot;
 
 use crate::actor::{Command, Instance, Worker};
@@ -79,7 +79,8 @@ fn resolve(
     }
     let refused =
         |refusal: plan::Refusal| Error::Invalid(format!("Invalid config: {}: {}", refusal.key, refusal.reason));
-    plan::grain(&config.grain, (record.id, record.wish.ids), &owners, host).map_err(refused)
+    let neighbours = Neighbours { owners, objects: catalog.named_objects(&config.grain) };
+    plan::grain(&config.grain, (record.id, record.wish.ids), &neighbours, host).map_err(refused)
 }
 
 fn circle(chain: &[InstanceName]) -> String {
@@ -325,13 +326,15 @@ impl Shared {
 }
 
 impl Worker<'_> {
-    /// Waits for those it shares with, and notes which boots of theirs it is about to live in, if others than it was begun
-    /// with. `keep`: nothing else will write that down.
+    /// Waits for those it shares with, has the objects there that it lives in, and notes which boots of theirs and which pins
+    /// these are, if others than it was begun with. `keep`: nothing else will write that down.
     pub(crate) async fn join_owners(&self, wish: &Wish, keep: bool) -> std::result::Result<(), StepError> {
         let joined = self.shared.wait_for_owners(wish).await?;
+        self.shared.ensure_pins(wish).await?;
+        let pins = wish.spec.sandbox.namespaces.pins().collect();
         let record = self.record();
-        if record.joined != joined {
-            let record = InstanceRecord { joined, ..record };
+        if record.joined != joined || record.pins != pins {
+            let record = InstanceRecord { joined, pins, ..record };
             self.set_record(&record);
             if keep {
                 let kept = self.shared.submit_and_wait(store::Class::Settled, vec![record.put()]).await;

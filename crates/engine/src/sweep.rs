@@ -38,6 +38,9 @@ pub(crate) async fn run(shared: &Arc<Shared>, images_under_way: &(dyn Fn() -> bo
             tracing::error!(%id, %error, "not removed");
         }
     }
+    if !incomplete {
+        crate::namespaces::sweep(shared).await;
+    }
     if images_under_way() { Ok(()) } else { sweep_images(shared, &survey).await }
 }
 

@@ -132,6 +132,14 @@ pub fn enter_namespace(_proof: SingleThread, fd: BorrowedFd<'_>, kind: Namespace
     checked(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), kind.bits()) }).map(drop)
 }
 
+/// The kind of the namespace behind a descriptor (from `/proc/PID/ns` or a pin). `NOTTY` for anything else.
+pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<Namespaces> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this request takes no argument and changes nothing.
+    let kind = checked(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), NS_GET_NSTYPE) })?;
+    Ok(Namespaces::from_bits_retain(kind as u64))
+}
+
 /// Sets the ids used for file access and for new files, and leaves all other ids and the capabilities alone.
 ///
 /// The caller must have `SECBIT_NO_SETUID_FIXUP` set to keep its file capabilities when leaving id 0.

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod name;
 pub mod net;
 pub mod observed;
+pub mod pin;
 pub mod sandbox;
 pub mod scale;
 pub mod step;
@@ -23,9 +24,10 @@ pub use gauges::{Gauges, GroupUsage, Hits, Pressure};
 pub use id::{Boot, BootGen, Fingerprint, IdMap, InstanceId, RootGen};
 pub use knob::{BlockDevice, DiskRates, Knob, KnobChange, Setting, Settings};
 pub use limits::{Bytes, CpuAllowance, CpuSelection, Limits, Memory, Swap};
-pub use name::{DeviceName, InstanceName, InvalidName, NetworkName, PoolName, ProfileName, ProjectName};
+pub use name::{DeviceName, InstanceName, InvalidName, NamespaceName, NetworkName, PoolName, ProfileName, ProjectName};
 pub use net::{Cidr, Mac, NetworkSpec, NicSpec};
 pub use observed::{BootSeen, End, GroupSeen, GuestSeen, NicSeen, Observed};
+pub use pin::{PinId, PinSeen, PinSource, PinSpec};
 pub use sandbox::{
     Clocks, DeviceNode, MountMode, NamespaceKind, Namespaces, ResourceLimit, SandboxSpec, Seccomp, Share,
 };

@@ -93,6 +93,10 @@ name! {
     }
 }
 name! {
+    /// The name of a namespace object among those of its kind.
+    NamespaceName, "namespace", plain
+}
+name! {
     /// The name of a device of an instance or profile.
     DeviceName, "device", plain
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{IdMap, InstanceId};
+use crate::pin::PinId;
 
 /// The kinds of namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,6 +75,8 @@ pub enum Share {
     Instance(InstanceId),
     /// One that is pinned at this path of the host.
     Path(String),
+    /// One that we keep: a namespace object, or the instance's own that outlives its boots.
+    Pin(PinId),
 }
 
 /// What a guest's clocks show when it starts.
@@ -104,6 +107,11 @@ impl Namespaces {
     /// Whose namespace of a kind it is.
     pub fn of(&self, kind: NamespaceKind) -> &Share {
         self.shares.get(&kind).unwrap_or(&Share::Private)
+    }
+
+    /// Pins that it lives at.
+    pub fn pins(&self) -> impl Iterator<Item = PinId> {
+        self.shares.values().filter_map(|share| if let Share::Pin(pin) = share { Some(*pin) } else { None })
     }
 
     /// Instances that must run for this one to start.

@@ -6,6 +6,7 @@ use crate::id::{Boot, Fingerprint, InstanceId, RootGen};
 use crate::knob::Settings;
 use crate::name::{DeviceName, NetworkName, PoolName};
 use crate::net::{NetworkSpec, NicSpec};
+use crate::pin::{PinId, PinSpec};
 use crate::wish::{InstanceSpec, PoolSpec, RootSource};
 
 /// One step for one instance.
@@ -163,6 +164,16 @@ pub enum Step {
         /// Its name.
         name: NetworkName,
     },
+    /// Have a namespace live on without a process in it.
+    PinNamespace {
+        /// Which, and where it comes from.
+        spec: PinSpec,
+    },
+    /// Let a pinned namespace go: it ends with the last process in it.
+    UnpinNamespace {
+        /// Which.
+        pin: PinId,
+    },
 }
 
 impl Step {
@@ -192,6 +203,8 @@ impl Step {
             Step::EnsurePool { .. } => "ensure_pool",
             Step::EnsureNetwork { .. } => "ensure_network",
             Step::RemoveNetwork { .. } => "remove_network",
+            Step::PinNamespace { .. } => "pin_namespace",
+            Step::UnpinNamespace { .. } => "unpin_namespace",
         }
     }
 }

@@ -30,7 +30,8 @@ pub fn phase_of(step: &Step) -> Phase {
         | Step::BuildImage { .. }
         | Step::UnpackLayer { .. }
         | Step::EnsurePool { .. }
-        | Step::EnsureNetwork { .. } => Phase::Prepare,
+        | Step::EnsureNetwork { .. }
+        | Step::PinNamespace { .. } => Phase::Prepare,
         Step::Start { .. } => Phase::Publish,
         Step::Halt { .. }
         | Step::Kill { .. }
@@ -40,7 +41,8 @@ pub fn phase_of(step: &Step) -> Phase {
         | Step::DiscardRoot { .. }
         | Step::RemoveLayer { .. }
         | Step::RemoveImage { .. }
-        | Step::RemoveNetwork { .. } => Phase::Discard,
+        | Step::RemoveNetwork { .. }
+        | Step::UnpinNamespace { .. } => Phase::Discard,
     }
 }
 

@@ -3,7 +3,38 @@
 use std::collections::BTreeMap;
 
 use config::{GrainChoice, ShareChoice};
-use model::{Clocks, HostFacts, IdMap, InstanceId, InstanceName, NamespaceKind, Namespaces, Share};
+use model::{
+    Clocks, HostFacts, IdMap, InstanceId, InstanceName, NamespaceKind, NamespaceName, Namespaces, PinId, Share,
+};
+
+/// Whose user namespace something lives in or belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Users {
+    /// That which the boots of an instance get new.
+    Instance(InstanceId),
+    /// That of a namespace object.
+    Pin(PinId),
+}
+
+/// A namespace object that an instance lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Object {
+    /// Its pin.
+    pub pin: PinId,
+    /// Ids, of a user namespace.
+    pub ids: Option<IdMap>,
+    /// The user namespace that has rights over it, where that is known and not the host's.
+    pub users: Option<PinId>,
+}
+
+/// What an instance can share: instances of its project, and namespace objects.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    /// Instances that the choice names.
+    pub owners: BTreeMap<InstanceName, Owner>,
+    /// Objects that the choice names.
+    pub objects: BTreeMap<(NamespaceKind, NamespaceName), Object>,
+}
 
 /// An instance whose namespaces another one shares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +43,8 @@ pub struct Owner {
     pub id: InstanceId,
     /// Ids of the user namespace that it lives in.
     pub ids: IdMap,
-    /// Whose user namespace that is: its own, or that of the instance at the end of its chain.
-    pub user_of: InstanceId,
+    /// Whose user namespace that is: its own, or that at the end of its chain.
+    pub user_of: Users,
     /// Its namespaces.
     pub namespaces: Namespaces,
 }
@@ -26,7 +57,7 @@ pub struct Grain {
     /// Ids of the user namespace that it lives in.
     pub ids: IdMap,
     /// Whose user namespace that is.
-    pub user_of: InstanceId,
+    pub user_of: Users,
 }
 
 /// A choice that is not possible.
@@ -44,6 +75,7 @@ enum Mode {
     Private,
     Host,
     Instance,
+    Named,
     Path,
 }
 
@@ -52,6 +84,7 @@ fn mode(choice: &ShareChoice) -> Mode {
         ShareChoice::Private => Mode::Private,
         ShareChoice::Host => Mode::Host,
         ShareChoice::Instance(_) => Mode::Instance,
+        ShareChoice::Named(_) => Mode::Named,
         ShareChoice::Path(_) => Mode::Path,
     }
 }
@@ -61,19 +94,23 @@ const FIRST: &str = "a full system's init must be process 1, which it is only in
 const NO_IDS: &str = "without a user namespace of a guest root inside is root outside, which is not offered; name what is \
     needed: security.caps, security.nesting, namespaces.net";
 const UNKNOWN_IDS: &str = "which ids belong to that one nobody can tell: share the users of an instance";
+const ENDS: &str = "it ends with its first process, so that no object could keep it";
 const GROUPS: &str = "it would see the other's groups and not find its own: private, or host to see all";
 
 /// THE table: what is not possible, and why. Everything else is.
-const REFUSED: [(NamespaceKind, Mode, &str); 10] = [
+const REFUSED: [(NamespaceKind, Mode, &str); 13] = [
     (NamespaceKind::Mnt, Mode::Host, ROOT),
     (NamespaceKind::Mnt, Mode::Instance, ROOT),
+    (NamespaceKind::Mnt, Mode::Named, ROOT),
     (NamespaceKind::Mnt, Mode::Path, ROOT),
     (NamespaceKind::Pid, Mode::Host, FIRST),
     (NamespaceKind::Pid, Mode::Instance, FIRST),
+    (NamespaceKind::Pid, Mode::Named, ENDS),
     (NamespaceKind::Pid, Mode::Path, FIRST),
     (NamespaceKind::User, Mode::Host, NO_IDS),
     (NamespaceKind::User, Mode::Path, UNKNOWN_IDS),
     (NamespaceKind::Cgroup, Mode::Instance, GROUPS),
+    (NamespaceKind::Cgroup, Mode::Named, GROUPS),
     (NamespaceKind::Cgroup, Mode::Path, GROUPS),
 ];
 
@@ -87,11 +124,16 @@ const NETWORK_UNITS: [&str; 6] = [
     "NetworkManager.service",
 ];
 
-/// Decides the grain of instance `id`, whose own range of ids is `ids`. `owners` has every instance that the choice names.
+/// Why there can be no object of a kind, when there can't.
+pub fn refuse_object(kind: NamespaceKind) -> Option<&'static str> {
+    REFUSED.iter().find(|(k, m, _)| *k == kind && *m == Mode::Named).map(|(.., reason)| *reason)
+}
+
+/// Decides the grain of instance `id`, whose own range of ids is `ids`. `neighbours` has everything that the choice names.
 pub fn grain(
     choice: &GrainChoice,
     (id, ids): (InstanceId, IdMap),
-    owners: &BTreeMap<InstanceName, Owner>,
+    neighbours: &Neighbours,
     facts: &HostFacts,
 ) -> Result<Grain, Refusal> {
     for (kind, choice) in &choice.shares {
@@ -100,19 +142,35 @@ pub fn grain(
         }
     }
     let owner = |kind: NamespaceKind| match choice.shares.get(&kind) {
-        Some(ShareChoice::Instance(name)) => owners.get(name).map(Some).ok_or_else(|| {
+        Some(ShareChoice::Instance(name)) => neighbours.owners.get(name).map(Some).ok_or_else(|| {
             let reason = format!("there is no instance {name} in this project whose namespace could be shared");
             refusal(kind, &reason)
         }),
         _ => Ok(None),
     };
-    let (user_of, ids) = owner(NamespaceKind::User)?.map_or((id, ids), |owner| (owner.user_of, owner.ids));
+    let object = |kind: NamespaceKind| match choice.shares.get(&kind) {
+        Some(ShareChoice::Named(name)) => neighbours.objects.get(&(kind, name.clone())).map(Some).ok_or_else(|| {
+            let made = format!("sysctl-cli ns create {}/{name}", kind.as_str());
+            refusal(kind, &format!("there is no such namespace: make it by {made}"))
+        }),
+        _ => Ok(None),
+    };
+    let (user_of, ids) = match (owner(NamespaceKind::User)?, object(NamespaceKind::User)?) {
+        (Some(owner), _) => (owner.user_of, owner.ids),
+        (None, Some(Object { pin, ids: Some(ids), .. })) => (Users::Pin(*pin), *ids),
+        (None, Some(_)) => return Err(refusal(NamespaceKind::User, UNKNOWN_IDS)),
+        (None, None) => (Users::Instance(id), ids),
+    };
     let mut namespaces = Namespaces::default();
     for (kind, choice) in &choice.shares {
         let (share, is_foreign) = match (choice, owner(*kind)?) {
             (ShareChoice::Private, _) => continue,
             (ShareChoice::Host, _) => (Share::Host, true),
             (ShareChoice::Path(path), _) => (Share::Path(path.clone()), true),
+            (ShareChoice::Named(_), _) => {
+                let Some(object) = object(*kind)? else { continue };
+                (Share::Pin(object.pin), object.users.map(Users::Pin) != Some(user_of))
+            }
             (ShareChoice::Instance(_), Some(owner)) if owner.id == id => {
                 return Err(refusal(*kind, "an instance can't share its own namespace with itself: private"));
             }
@@ -128,7 +186,13 @@ pub fn grain(
             namespaces.foreign.insert(*kind);
         }
     }
-    if *namespaces.of(NamespaceKind::Net) != Share::Private {
+    // What nobody else sets up is its own to set up, where it may.
+    let is_set_up = match namespaces.of(NamespaceKind::Net) {
+        Share::Private => false,
+        Share::Pin(_) => namespaces.foreign.contains(&NamespaceKind::Net),
+        Share::Host | Share::Instance(_) | Share::Path(_) => true,
+    };
+    if is_set_up {
         namespaces.masked_units = NETWORK_UNITS.map(str::to_owned).into();
     }
     namespaces.clocks = clocks(choice, &mut namespaces, facts)?;
@@ -160,6 +224,9 @@ pub fn refuse_nics(choice: &GrainChoice) -> Option<&'static str> {
     match choice.shares.get(&NamespaceKind::Net).map(mode) {
         None | Some(Mode::Private) => None,
         Some(Mode::Host) => Some("it uses the host's network (namespaces.net=host) and can't have NICs of its own"),
+        Some(Mode::Named) => Some(
+            "it uses the network of a namespace object (namespaces.net) and can't have NICs of its own: give that its links",
+        ),
         Some(Mode::Instance | Mode::Path) => Some(
             "it shares a network (namespaces.net) and can't have NICs of its own: give them to whom it shares with",
         ),
@@ -190,28 +257,47 @@ mod tests {
         config::parse_instance(&expanded).expect("valid").grain
     }
 
-    fn owners() -> BTreeMap<InstanceName, Owner> {
-        let plain = Owner { id: id(2), ids: THEIRS, user_of: id(2), namespaces: Namespaces::default() };
+    const TEAM: IdMap = IdMap { base: 9 << 20, count: IdMap::ORDINARY };
+
+    fn pin(number: u128, kind: NamespaceKind) -> PinId {
+        PinId { of: Uuid::from_u128(number), kind }
+    }
+
+    /// `team` has users, `blue` a network that these may change, `grey` one that is the host's.
+    fn objects() -> BTreeMap<(NamespaceKind, NamespaceName), Object> {
+        use NamespaceKind::{Net, User};
+        let team = Object { pin: pin(10, User), ids: Some(TEAM), users: None };
+        let blue = Object { pin: pin(11, Net), ids: None, users: Some(team.pin) };
+        let grey = Object { pin: pin(12, Net), ids: None, users: None };
+        [("team", User, team), ("blue", Net, blue), ("grey", Net, grey)]
+            .map(|(name, kind, object)| ((kind, name.parse().expect("name")), object))
+            .into()
+    }
+
+    fn neighbours() -> Neighbours {
+        let plain =
+            Owner { id: id(2), ids: THEIRS, user_of: Users::Instance(id(2)), namespaces: Namespaces::default() };
         // Shares db1's users and the host's network.
         let odd = grain(
             &choice(&[("namespaces.user", "instance:db1"), ("namespaces.net", "host")]),
             (id(3), MINE),
-            &[("db1".parse().expect("name"), plain.clone())].into(),
+            &Neighbours { owners: [("db1".parse().expect("name"), plain.clone())].into(), objects: BTreeMap::new() },
             &facts(),
         )
         .expect("possible");
         let odd = Owner { id: id(3), ids: odd.ids, user_of: odd.user_of, namespaces: odd.namespaces };
-        [("db1", plain), ("odd", odd)].map(|(name, owner)| (name.parse().expect("name"), owner)).into()
+        let owners = [("db1", plain), ("odd", odd)].map(|(name, owner)| (name.parse().expect("name"), owner)).into();
+        Neighbours { owners, objects: objects() }
     }
 
     fn of(config: &[(&str, &str)]) -> Result<Grain, Refusal> {
-        grain(&choice(config), (id(1), MINE), &owners(), &facts())
+        grain(&choice(config), (id(1), MINE), &neighbours(), &facts())
     }
 
     #[test]
     fn by_default_everything_is_private_and_uptime_is_its_own() {
         let grain = of(&[]).expect("possible");
-        assert_eq!((grain.ids, grain.user_of), (MINE, id(1)));
+        assert_eq!((grain.ids, grain.user_of), (MINE, Users::Instance(id(1))));
         assert!(grain.namespaces.shares.is_empty() && grain.namespaces.masked_units.is_empty());
         assert_eq!(grain.namespaces.clocks, Some(Clocks::FromZero));
         assert_eq!(of(&[("namespaces.time", "host")]).expect("possible").namespaces.clocks, None);
@@ -221,7 +307,12 @@ mod tests {
     fn every_cell_of_the_table_is_possible_or_refused_with_a_reason() {
         let (mut possible, mut refused) = (0, 0);
         for kind in NamespaceKind::ALL {
-            for value in ["private", "host", "instance:db1", "path:/run/netns/x"] {
+            let named = if kind == NamespaceKind::User { "named:team" } else { "named:grey" };
+            for value in ["private", "host", "instance:db1", named, "path:/run/netns/x"] {
+                // Of other kinds there is no object here, which is a refusal of its own.
+                if value == "named:grey" && refuse_object(kind).is_none() && kind != NamespaceKind::Net {
+                    continue;
+                }
                 match of(&[(&format!("namespaces.{}", kind.as_str()), value)]) {
                     Ok(_) => possible += 1,
                     Err(refusal) => {
@@ -231,13 +322,13 @@ mod tests {
                 }
             }
         }
-        assert_eq!((possible, refused), (22, 10));
+        assert_eq!((possible, refused), (24, 13));
     }
 
     #[test]
     fn what_belongs_to_the_shared_user_namespace_is_its_own_to_administer() {
         let sidecar = of(&[("namespaces.preset", "sidecar:db1")]).expect("possible");
-        assert_eq!((sidecar.ids, sidecar.user_of), (THEIRS, id(2)));
+        assert_eq!((sidecar.ids, sidecar.user_of), (THEIRS, Users::Instance(id(2))));
         assert!(sidecar.namespaces.foreign.is_empty());
         assert!(sidecar.namespaces.masked_units.iter().any(|unit| unit.contains("resolved")));
         let stranger = of(&[("namespaces.net", "instance:db1")]).expect("possible");
@@ -246,10 +337,26 @@ mod tests {
         // The same users through another instance, whose own network is not theirs.
         let indirect = [("namespaces.user", "instance:odd"), ("namespaces.ipc", "instance:db1")];
         let indirect = of(&indirect).expect("possible");
-        assert_eq!(indirect.user_of, id(2));
+        assert_eq!(indirect.user_of, Users::Instance(id(2)));
         assert!(indirect.namespaces.foreign.is_empty());
         let borrowed = of(&[("namespaces.user", "instance:odd"), ("namespaces.net", "instance:odd")]);
         assert!(borrowed.expect("possible").namespaces.foreign.contains(&NamespaceKind::Net));
+    }
+
+    #[test]
+    fn an_object_is_its_own_to_administer_with_the_users_that_it_was_made_in() {
+        let team = [("namespaces.user", "named:team"), ("namespaces.net", "named:blue")];
+        let team = of(&team).expect("possible");
+        assert_eq!((team.ids, team.user_of), (TEAM, Users::Pin(pin(10, NamespaceKind::User))));
+        assert!(team.namespaces.foreign.is_empty() && team.namespaces.masked_units.is_empty());
+        assert_eq!(team.namespaces.pins().count(), 2);
+        for other in [&[("namespaces.net", "named:blue")][..], &[("namespaces.net", "named:grey")][..]] {
+            let grain = of(other).expect("possible");
+            assert!(grain.namespaces.foreign.contains(&NamespaceKind::Net), "{other:?}");
+            assert!(!grain.namespaces.masked_units.is_empty() && grain.ids == MINE, "{other:?}");
+        }
+        let missing = of(&[("namespaces.uts", "named:blue")]).expect_err("of another kind");
+        assert!(missing.reason.contains("sysctl-cli ns create uts/blue"), "{missing:?}");
     }
 
     #[test]
@@ -257,7 +364,7 @@ mod tests {
         let missing = of(&[("namespaces.net", "instance:nobody")]).expect_err("refused");
         assert!(missing.reason.contains("nobody"), "{missing:?}");
         let old = HostFacts { time_namespaces: false, ..facts() };
-        let on_old = |config: &[(&str, &str)]| grain(&choice(config), (id(1), MINE), &owners(), &old);
+        let on_old = |config: &[(&str, &str)]| grain(&choice(config), (id(1), MINE), &neighbours(), &old);
         assert_eq!(*on_old(&[]).expect("possible").namespaces.of(NamespaceKind::Time), Share::Host);
         assert!(on_old(&[("namespaces.time", "private")]).expect_err("refused").reason.contains("CONFIG_TIME_NS"));
     }

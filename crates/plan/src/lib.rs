@@ -14,7 +14,7 @@ mod words;
 
 pub use diff::{Phase, diff, phase_of};
 pub use free::{free_bridge, free_ids, free_ipv4, local_ipv6, routes, subordinate_ids};
-pub use grain::{Grain, Owner, Refusal, grain, refuse_nics};
+pub use grain::{Grain, Neighbours, Object, Owner, Refusal, Users, grain, refuse_nics, refuse_object};
 pub use react::{react, restart_delay};
 pub use refuse::refuse_limits;
 pub use sandbox::{environment, sandbox};

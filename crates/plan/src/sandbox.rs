@@ -103,7 +103,7 @@ mod tests {
 
     fn grain() -> Grain {
         let ids = model::IdMap { base: 1 << 20, count: model::IdMap::ORDINARY };
-        Grain { namespaces: Default::default(), ids, user_of: InstanceId(uuid::Uuid::nil()) }
+        Grain { namespaces: Default::default(), ids, user_of: crate::Users::Instance(InstanceId(uuid::Uuid::nil())) }
     }
 
     #[test]

@@ -177,7 +177,7 @@ pub(crate) mod tests {
                 name: "web1".parse().expect("name"),
                 pool: "default".parse().expect("name"),
                 sandbox: {
-                    let user_of = InstanceId(Uuid::from_u128(1));
+                    let user_of = crate::Users::Instance(InstanceId(Uuid::from_u128(1)));
                     let grain = crate::Grain { namespaces: Default::default(), ids, user_of };
                     crate::sandbox(&config::SandboxChoice::default(), grain, &facts())
                 },

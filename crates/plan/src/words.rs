@@ -1,6 +1,6 @@
 //! Steps and failures in words that people can act on.
 
-use model::{RootSource, Step};
+use model::{PinSource, PinSpec, RootSource, Step};
 
 /// A step as one line of a plan.
 pub fn sentence(step: &Step) -> String {
@@ -52,6 +52,18 @@ pub fn sentence(step: &Step) -> String {
         Step::EnsurePool { pool } => format!("have pool {}", pool.name),
         Step::EnsureNetwork { network } => format!("have network {}", network.name),
         Step::RemoveNetwork { name } => format!("remove network {name}"),
+        Step::PinNamespace { spec: PinSpec { pin, source, netns } } => {
+            let from = match source {
+                PinSource::Users(ids) => format!("a new one, ids {} to {}", ids.base, ids.end() - 1),
+                PinSource::New(Some(users)) => format!("a new one in the users of {users}"),
+                PinSource::New(None) => "a new one".into(),
+                PinSource::Instance(id) => format!("that of instance {id}"),
+                PinSource::Path(path) => format!("that at {path}"),
+            };
+            let also = netns.as_ref().map(|name| format!(", also at /run/netns/{name}")).unwrap_or_default();
+            format!("pin {} namespace {pin}: {from}{also}", pin.kind.as_str())
+        }
+        Step::UnpinNamespace { pin } => format!("let pinned {} namespace {pin} go", pin.kind.as_str()),
     }
 }
 

@@ -36,7 +36,10 @@ pub use operation::Operation;
 pub use project::{Profile, ProfilePut, ProfilesPost, Project, ProjectPut};
 pub use server::{Environment, Server, StorageDriver};
 pub use storage::{PoolInodes, PoolResources, PoolSpace, StoragePool};
-pub use sysctl::{DoctorReport, Explanation, Finding, InstanceNamespace, NamespaceView, PlanStep};
+pub use sysctl::{
+    DoctorReport, Explanation, Finding, InstanceNamespace, NamespaceAdoption, NamespacePatch, NamespaceView,
+    NamespacesGc, NamespacesGcPost, NamespacesPost, PlanStep,
+};
 
 use std::collections::BTreeMap;
 

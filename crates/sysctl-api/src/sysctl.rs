@@ -74,7 +74,8 @@ pub struct Explanation {
     pub exposed: Vec<String>,
 }
 
-/// A namespace that running instances live in: `GET /1.0/namespaces?recursion=1`. Extension `sysctl_namespaces`.
+/// A namespace that running instances live in, or that is an object: `GET /1.0/namespaces?recursion=1`. Extension
+/// `sysctl_namespaces`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct NamespaceView {
@@ -83,10 +84,81 @@ pub struct NamespaceView {
     pub kind: String,
     /// Its inode number on the host's nsfs: what tells it from others of its kind.
     pub inode: u64,
-    /// `host`, the name of the instance that it was made for, or the path that it is pinned at.
+    /// `host`, the name of the instance that it was made for, `named:OBJECT`, or the path that it is pinned at.
     pub owner: String,
     /// Names of the instances that live in it.
     pub holders: Vec<String>,
+    /// Name of the object; empty for one that ends with who lives in it, which has none of the following either.
+    pub name: String,
+    /// Words about it.
+    pub description: String,
+    /// The file of the host that it is pinned at, for `nsenter` and others.
+    pub pin: String,
+    /// It is at `/run/netns`, too.
+    pub netns: bool,
+    /// The user namespace object whose users have rights over it.
+    pub user_namespace: String,
+    /// Of a user namespace: first id on the host, and how many.
+    pub ids: String,
+    /// Paths of what uses it.
+    pub used_by: Vec<String>,
+}
+
+/// `POST /1.0/namespaces`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NamespacesPost {
+    /// Its kind: `net`, `ipc`, `uts`, `user` or `time`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its name among those of its kind.
+    pub name: String,
+    /// Words about it.
+    pub description: String,
+    /// It is at `/run/netns` by its name, too.
+    pub netns: bool,
+    /// The user namespace object in which it is made.
+    pub user_namespace: String,
+    /// It is one that there is already.
+    pub adopt: Option<NamespaceAdoption>,
+}
+
+/// A namespace that there is already: one of both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NamespaceAdoption {
+    /// A running instance that lives in it.
+    pub instance: String,
+    /// The file that it is at.
+    pub path: String,
+}
+
+/// `PATCH /1.0/namespaces/TYPE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NamespacePatch {
+    /// Words about it.
+    pub description: Option<String>,
+    /// It is at `/run/netns`, too.
+    pub netns: Option<bool>,
+}
+
+/// `POST /1.0/namespaces/gc`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NamespacesGcPost {
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// What `gc` removed, or would remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NamespacesGc {
+    /// Paths of objects that nobody uses.
+    pub namespaces: Vec<String>,
+    /// Files of pins that belong to nothing.
+    pub pins: Vec<String>,
 }
 
 /// Whose namespace of one kind an instance lives in: `GET /1.0/instances/NAME/namespaces`. Extension `sysctl_namespaces`.
@@ -96,7 +168,7 @@ pub struct InstanceNamespace {
     /// Its kind, as under `/proc/PID/ns`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// As the key `namespaces.KIND` has it: `private`, `host`, `instance:NAME` or `path:FILE`.
+    /// As the key `namespaces.KIND` has it: `private`, `host`, `instance:NAME`, `named:OBJECT` or `path:FILE`.
     pub mode: String,
     /// Its inode number; 0 when the instance does not run.
     pub inode: u64,

@@ -113,6 +113,11 @@ impl Context {
         failed.map_or(Ok(()), |code| Err(Failure::told(code)))
     }
 
+    /// Whether somebody said how things are to be printed.
+    pub(crate) fn has_format(&self) -> bool {
+        self.format.is_some()
+    }
+
     /// Prints changes: a sentence each when nothing else is said.
     pub(crate) fn report(&self, done: &[Done]) -> Result {
         match self.format {

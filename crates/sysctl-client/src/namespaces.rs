@@ -1,16 +1,46 @@
 //! Namespaces: extension `sysctl_namespaces`.
 
+use hyper::Method;
 use serde_json::Value;
-use sysctl_api::{InstanceNamespace, NamespaceView};
+use sysctl_api::{InstanceNamespace, NamespacePatch, NamespaceView, NamespacesGc, NamespacesGcPost, NamespacesPost};
 
-use crate::client::Client;
+use crate::client::{Client, Nothing, Tagged};
 use crate::error::Result;
 use crate::uri::Uri;
 
+const NAMESPACES: &str = "/1.0/namespaces";
+
 impl Client {
-    /// Every namespace that running instances of the project live in.
+    /// A namespace object by kind and name, or any namespace by kind and number.
+    pub async fn get_namespace(&self, kind: &str, name: &str) -> Result<Tagged<NamespaceView>> {
+        self.get_tagged(Uri::new(NAMESPACES).part(kind).part(name)).await
+    }
+
+    /// Makes a namespace object, or takes a namespace as one that there is already.
+    pub async fn create_namespace(&self, post: &NamespacesPost) -> Result<()> {
+        self.send::<Nothing>(Method::POST, Uri::new(NAMESPACES), post, None).await.map(drop)
+    }
+
+    /// Changes a namespace object.
+    pub async fn patch_namespace(&self, kind: &str, name: &str, patch: &NamespacePatch) -> Result<()> {
+        let uri = Uri::new(NAMESPACES).part(kind).part(name);
+        self.send::<Nothing>(Method::PATCH, uri, patch, None).await.map(drop)
+    }
+
+    /// Deletes a namespace object that nobody uses.
+    pub async fn delete_namespace(&self, kind: &str, name: &str) -> Result<()> {
+        self.delete::<Nothing>(Uri::new(NAMESPACES).part(kind).part(name)).await.map(drop)
+    }
+
+    /// Removes namespace objects that nobody uses, and pins that belong to nothing; with `dry_run` only tells which.
+    pub async fn collect_namespaces(&self, dry_run: bool) -> Result<NamespacesGc> {
+        let post = NamespacesGcPost { dry_run };
+        self.send(Method::POST, Uri::new(NAMESPACES).part("gc"), &post, None).await
+    }
+
+    /// Every namespace that running instances of the project live in, and every object.
     pub async fn get_namespaces(&self) -> Result<Vec<NamespaceView>> {
-        self.get(Uri::new("/1.0/namespaces").query("recursion", "1")).await
+        self.get(Uri::new(NAMESPACES).query("recursion", "1")).await
     }
 
     /// Who shares what with whom: an object, or with the format `text`, `dot` or `mermaid` a text.

@@ -8,7 +8,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use support::crashing::{Act, Crashing, IMAGE_ACTS, INSTANCE_ACTS, Seen, seed, spread};
+use support::crashing::{Act, Crashing, IMAGE_ACTS, INSTANCE_ACTS, NAMESPACE_ACTS, Seen, seed, spread};
 
 /// SIGABRT, by which a daemon ends at a point.
 const ABORTED: i32 = 6;
@@ -62,6 +62,13 @@ async fn what_is_done_to_an_image_is_done_or_undone_whole() {
     let mut crashing = Crashing::bare("image-points");
     die_amid(&mut crashing, &IMAGE_ACTS).await;
     crashing.finish("death at the boundaries of an import and a removal of an image").await;
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_namespace_is_done_or_undone_whole() {
+    let mut crashing = Crashing::bare("namespace-points");
+    die_amid(&mut crashing, &NAMESPACE_ACTS).await;
+    crashing.finish("death at the boundaries of the making and the removal of a namespace object").await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod support;
 use std::fmt::Write;
 
 use support::{Daemon, patch, post};
-use sysctl_api::{ImageAliasEntry, InstanceNamespace, InstancesPost};
+use sysctl_api::{ImageAliasEntry, InstanceNamespace, InstancesPost, NamespacesPost};
 
 /// Creates a started instance; what it was refused for.
 async fn try_launch(daemon: &Daemon, name: &str, config: &[(&str, &str)]) -> Result<(), String> {
@@ -35,12 +35,19 @@ async fn cell(daemon: &Daemon, kind: &str, value: &str, users: Option<&str>) -> 
     let theirs = namespace(daemon, "db1", kind).await.inode;
     match value.split(':').next().expect("a word") {
         "private" => assert!(told.shared_with.is_empty() && told.own, "{config:?}: {told:?}"),
+        "named" => assert!(told.shared_with.is_empty() && told.inode != theirs, "{config:?}: {told:?}"),
         "host" => assert_eq!(told.shared_with.first().map(String::as_str), Some("host"), "{config:?}"),
         _ => assert_eq!((told.inode, told.shared_with), (theirs, vec!["db1".to_owned()]), "{config:?}"),
     }
     daemon.change("web1", "stop", true).await;
     daemon.try_delete("web1").await.expect("deleted");
     if told.own { "running" } else { "running, without rights over it" }.to_owned()
+}
+
+/// Makes the object that a cell is about, where there can be one of its kind.
+async fn make_object(daemon: &Daemon, kind: &str, wanted: bool) -> bool {
+    let post = NamespacesPost { kind: kind.into(), name: "blue".into(), ..NamespacesPost::default() };
+    wanted && daemon.client.create_namespace(&post).await.is_ok()
 }
 
 /// The table of NAMESPACES.md; a difference is written there when `SYSCTL_TEST_WRITE` is set.
@@ -70,8 +77,10 @@ async fn every_mode_of_every_namespace_boots_or_is_refused_with_a_sentence() {
             ("`private`", "private".to_owned()),
             ("`host`", "host".to_owned()),
             ("`instance:NAME`", "instance:db1".to_owned()),
+            ("`named:OBJECT`", "named:blue".to_owned()),
             ("`path:FILE`", format!("{pin}{kind}")),
         ] {
+            let made = make_object(&daemon, kind, value == "named:blue").await;
             let own = cell(&daemon, kind, &value, None).await;
             let shared = match kind {
                 "user" => String::new(),
@@ -80,11 +89,14 @@ async fn every_mode_of_every_namespace_boots_or_is_refused_with_a_sentence() {
             booted += [&own, &shared].into_iter().filter(|cell| cell.starts_with("running")).count();
             refused += [&own, &shared].into_iter().filter(|cell| cell.starts_with("refused")).count();
             let shared = if shared == own { "the same" } else { &shared };
+            if made {
+                daemon.client.delete_namespace(kind, "blue").await.expect("deleted");
+            }
             writeln!(table, "| `{kind}` | {words} | {own} | {shared} |").expect("text");
         }
     }
     eprintln!("figure: cells of namespace, mode and users: {booted} boot, {refused} refused with a sentence");
-    assert_eq!(booted + refused, 60);
+    assert_eq!(booted + refused, 75);
     compare_with_document(&table);
     daemon.finish().await;
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError, step_error};
-use model::{Boot, IdMap, InstanceId, NamespaceKind, PoolName, RootGen, RootSource};
+use model::{Boot, IdMap, InstanceId, NamespaceKind, PinId, PoolName, RootGen, RootSource};
 
 use crate::fake::FakeHost;
 
@@ -26,6 +26,7 @@ impl FakeHost {
         objects.extend(world.roots.keys().map(|(id, root)| Object::Root(*id, *root)));
         objects.extend(world.layers.iter().map(|(fingerprint, pool)| Object::Layer(*fingerprint, pool.clone())));
         objects.extend(world.images.keys().map(|fingerprint| Object::Image(*fingerprint)));
+        objects.extend(world.pins.keys().copied().map(Object::Pin));
         objects.extend(world.networks.iter().map(|name| Object::Bridge(name.to_string())));
         objects
     }
@@ -60,6 +61,10 @@ impl Access for FakeHost {
 
     fn namespaces(&self, _pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {
         none("namespaces")
+    }
+
+    fn pin_file(&self, pin: PinId) -> PathBuf {
+        PathBuf::from(format!("/nowhere/{pin}"))
     }
 
     fn links(&self) -> Result<Vec<LinkUsage>, StepError> {

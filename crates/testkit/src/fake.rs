@@ -12,8 +12,8 @@ use engine::{
 use model::scale::{Need, Resource, Watch};
 use model::{
     BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen, GroupUsage, GuestSeen,
-    HostFacts, InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PoolName, RootGen, RootSource,
-    Setting, Settings, Step,
+    HostFacts, InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PinId, PinSeen, PinSource,
+    PinSpec, PoolName, RootGen, RootSource, Setting, Settings, Step,
 };
 use tokio::sync::mpsc;
 
@@ -51,6 +51,8 @@ pub struct World {
     pub pools: BTreeSet<PoolName>,
     /// Networks.
     pub networks: BTreeSet<NetworkName>,
+    /// Pinned namespaces.
+    pub pins: BTreeMap<PinId, PinSeen>,
     /// Keepers that died and were replaced.
     pub keepers_lost: usize,
     /// Guests that do not halt when asked.
@@ -60,6 +62,7 @@ pub struct World {
     /// Rules of real hosts that were broken.
     pub violations: Vec<String>,
     next_pid: u32,
+    next_inode: u64,
 }
 
 /// The fake host.
@@ -135,6 +138,7 @@ impl FakeHost {
         let mut once = world.clone();
         let second = world.apply(step);
         (once.log, once.next_pid) = (world.log.clone(), world.next_pid);
+        once.next_inode = world.next_inode;
         if *world != once || first.is_ok() != second.is_ok() {
             world.violations.push(format!("{} done twice is not the same as done once", step.name()));
         }
@@ -199,6 +203,8 @@ impl World {
             Step::EnsurePool { pool } => drop(self.pools.insert(pool.name.clone())),
             Step::EnsureNetwork { network } => drop(self.networks.insert(network.name.clone())),
             Step::RemoveNetwork { name } => drop(self.networks.remove(name)),
+            Step::PinNamespace { spec } => self.pin(spec)?,
+            Step::UnpinNamespace { pin } => drop(self.pins.remove(pin)),
             Step::CreateRoot { id, root, pool, source } => {
                 if let RootSource::Image(fingerprint) = source
                     && !self.layers.contains(&(*fingerprint, pool.clone()))
@@ -224,6 +230,9 @@ impl World {
             Step::CreateGroup { boot, settings, .. } => self.create_group(*boot, settings)?,
             Step::Spawn { boot, root, source, spec, .. } => {
                 self.check_owners(&spec.sandbox.namespaces)?;
+                if let Some(pin) = spec.sandbox.namespaces.pins().find(|pin| !self.pins.contains_key(pin)) {
+                    return Err(format!("{pin}, where it is to live, is missing"));
+                }
                 return self.spawn(*boot, *root, *source);
             }
             Step::AttachNic { boot, nic } => {
@@ -348,11 +357,31 @@ impl World {
     }
 
     fn check_owners(&self, namespaces: &model::Namespaces) -> Result<(), String> {
-        let runs = |id| self.boots.iter().any(|(b, f)| b.id == id && matches!(f.guest, GuestSeen::Running { .. }));
-        match namespaces.owners().into_iter().find(|id| !runs(*id)) {
+        match namespaces.owners().into_iter().find(|id| !self.runs(*id)) {
             Some(owner) => Err(format!("{owner}, whose namespaces it shares, does not run")),
             None => Ok(()),
         }
+    }
+
+    fn pin(&mut self, spec: &PinSpec) -> Result<(), String> {
+        match &spec.source {
+            PinSource::New(Some(users)) if !self.pins.contains_key(users) => return Err("its users are missing".into()),
+            PinSource::Instance(id) if !self.runs(*id) => return Err("there is no guest".into()),
+            _ => {}
+        }
+        let inode = match self.pins.get(&spec.pin).and_then(|seen| seen.inode) {
+            Some(inode) => inode,
+            None => {
+                self.next_inode += 1;
+                self.next_inode
+            }
+        };
+        self.pins.insert(spec.pin, PinSeen { inode: Some(inode), netns: spec.netns.clone() });
+        Ok(())
+    }
+
+    fn runs(&self, id: InstanceId) -> bool {
+        self.boots.iter().any(|(b, f)| b.id == id && matches!(f.guest, GuestSeen::Running { .. }))
     }
 
     fn alive(&mut self, boot: Boot) -> Result<&mut FakeBoot, String> {
@@ -430,6 +459,10 @@ impl Host for FakeHost {
                 layers: world.layers.clone(),
             })
         })
+    }
+
+    fn pins(&self) -> BTreeMap<PinId, PinSeen> {
+        self.world().pins.clone()
     }
 
     fn apply<'a>(&'a self, step: &'a Step, _progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>> {

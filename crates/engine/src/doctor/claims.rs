@@ -10,13 +10,15 @@ use crate::access::Cure;
 use crate::allocate;
 
 /// What can be claimed.
-pub(super) const SPACES: [&str; 4] = ["instance-name", "ids", "mac", "address"];
+pub(super) const SPACES: [&str; 5] = ["instance-name", "ids", "mac", "address", "namespace-name"];
 
 /// A claim: what kind of thing, which one, whose.
 type Claim = (&'static str, String, String);
 
 pub(super) fn check(rows: &Rows, found: &BTreeSet<Claim>, diagnosis: &mut Diagnosis) {
-    let wanted: BTreeSet<Claim> = rows.instances.iter().flat_map(|view| of(&view.record)).collect();
+    let of_instances = rows.instances.iter().flat_map(|view| allocate::claims(&view.record));
+    let all = of_instances.chain(rows.namespaces.iter().flat_map(crate::NamespaceRecord::claims));
+    let wanted: BTreeSet<Claim> = all.filter_map(claim).collect();
     let left_out: BTreeSet<String> = rows.under_way.iter().map(ToString::to_string).collect();
     let at_rest = |claim: &&Claim| !left_out.contains(&claim.2);
     for (space, value, owner) in found.difference(&wanted).filter(at_rest) {
@@ -32,6 +34,7 @@ pub(super) fn check(rows: &Rows, found: &BTreeSet<Claim>, diagnosis: &mut Diagno
     }
     let mut ids: Vec<(IdMap, String)> =
         rows.at_rest().map(|view| (view.record.wish.ids, view.record.name.to_string())).collect();
+    ids.extend(rows.namespaces.iter().filter_map(|object| Some((object.ids?, object.label()))));
     ids.sort_by_key(|(map, _)| map.base);
     for pair in ids.windows(2) {
         let [(first, one), (second, other)] = pair else { continue };
@@ -45,9 +48,6 @@ pub(super) fn check(rows: &Rows, found: &BTreeSet<Claim>, diagnosis: &mut Diagno
     }
 }
 
-fn of(record: &crate::InstanceRecord) -> Vec<Claim> {
-    let claims = allocate::claims(record).into_iter();
-    claims
-        .filter_map(|op| if let Op::Claim { space, value, owner } = op { Some((space, value, owner)) } else { None })
-        .collect()
+fn claim(op: Op) -> Option<Claim> {
+    if let Op::Claim { space, value, owner } = op { Some((space, value, owner)) } else { None }
 }

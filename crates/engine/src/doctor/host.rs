@@ -48,11 +48,17 @@ impl Engine {
                     !rows.images_under_way && !rows.images.iter().any(|i| i.facts.fingerprint == *fingerprint)
                 }
                 Object::Bridge(name) => !rows.networks.iter().any(|network| network.spec.name.as_str() == name),
+                Object::Pin(pin) => {
+                    !rows.namespaces_under_way && !rows.namespaces.iter().any(|object| object.pin() == *pin)
+                }
                 Object::Stray { .. } => true,
             };
-            let may_be_wanted = |id: &InstanceId| incomplete && !ids.contains(id);
+            let may_be_wanted = |object: &Object| match object {
+                Object::Root(id, _) | Object::Logs(id) => incomplete && !ids.contains(id),
+                _ => incomplete,
+            };
             match object {
-                Object::Root(id, _) | Object::Logs(id) if orphan && may_be_wanted(id) => {
+                Object::Root(..) | Object::Logs(_) | Object::Pin(_) if orphan && may_be_wanted(object) => {
                     let text = "is on the host and belongs to nothing that is remembered";
                     let fix = "its record may have been lost with the database: it is kept until you remove it by hand";
                     diagnosis.wrong(kind(object), name(object), text, Cure::People(fix.into()));
@@ -74,6 +80,7 @@ pub(super) fn kind(object: &Object) -> &str {
         Object::Layer(..) => "layer",
         Object::Image(_) => "image",
         Object::Bridge(_) => "bridge",
+        Object::Pin(_) => "pin",
         Object::Logs(_) => "log",
         Object::Stray { kind, .. } => kind,
     }
@@ -85,6 +92,7 @@ pub(super) fn name(object: &Object) -> String {
         Object::Link(.., name) | Object::Guarded(name) | Object::Bridge(name) => name.clone(),
         Object::Root(id, root) => format!("{id} ({root})"),
         Object::Logs(id) => id.to_string(),
+        Object::Pin(pin) => pin.to_string(),
         Object::Layer(fingerprint, pool) => format!("{fingerprint} in {pool}"),
         Object::Image(fingerprint) => fingerprint.to_string(),
         Object::Stray { name, .. } => name.clone(),

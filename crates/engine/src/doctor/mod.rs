@@ -18,7 +18,7 @@ use crate::access::{Access, Cure, Damage, Inventory, Object};
 use crate::actor::Command;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::{ImageRecord, NetworkRecord};
+use crate::record::{ImageRecord, NamespaceRecord, NetworkRecord};
 use crate::view::InstanceView;
 
 /// How long what is under way gets to come to its end before it is left out.
@@ -90,6 +90,8 @@ struct Rows {
     images: Vec<ImageRecord>,
     images_under_way: bool,
     networks: Vec<NetworkRecord>,
+    namespaces: Vec<NamespaceRecord>,
+    namespaces_under_way: bool,
 }
 
 impl Rows {
@@ -101,6 +103,7 @@ impl Rows {
         let (then, now) = (versions(before), versions(&self));
         let changed = then.keys().chain(now.keys()).filter(|id| then.get(id) != now.get(id));
         self.under_way.extend(before.under_way.iter().chain(changed));
+        self.namespaces_under_way |= before.namespaces_under_way || before.namespaces != self.namespaces;
         self.images_under_way |= before.images_under_way || before.images.len() != self.images.len();
         self
     }
@@ -175,6 +178,8 @@ impl Engine {
             images: self.images(),
             images_under_way: self.shared.images.is_busy() || self.operations().list().iter().any(is_of_images),
             networks: self.networks(),
+            namespaces: self.namespaces(),
+            namespaces_under_way: self.shared.namespaces.try_lock().is_err(),
         }
     }
 
@@ -262,6 +267,7 @@ fn count(inventory: &Inventory, rows: &Rows, claims: usize) -> Vec<(String, usiz
         *counts.entry(kind).or_default() += number;
     }
     counts.insert("instance", rows.instances.len());
+    counts.insert("namespace", rows.namespaces.len());
     counts.insert("claim", claims);
     counts.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect()
 }

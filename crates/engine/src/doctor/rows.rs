@@ -47,6 +47,17 @@ impl Engine {
                 diagnosis.wrong("image", image.facts.fingerprint, "has lost its files", Cure::People(fix));
             }
         }
+        let pins = self.pins();
+        for object in rows.namespaces.iter().filter(|_| !rows.namespaces_under_way) {
+            let (seen, netns) = (pins.get(&object.pin()), object.netns.then(|| object.name.as_str()));
+            if seen.is_none_or(|seen| seen.inode.is_none()) {
+                diagnosis.wrong("namespace", object.label(), "has no namespace", Cure::Loop);
+            } else if !seen.is_some_and(|seen| seen.is_whole(netns)) {
+                let wrong = if object.netns { "is not at" } else { "should not be at" };
+                let text = format!("{wrong} /run/netns/{}", object.name);
+                diagnosis.wrong("namespace", object.label(), text, Cure::Loop);
+            }
+        }
         for network in &rows.networks {
             if !there.contains(&Object::Bridge(network.spec.name.to_string())) {
                 diagnosis.wrong("network", &network.spec.name, "has no bridge", Cure::Loop);

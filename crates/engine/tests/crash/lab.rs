@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use config::Written;
 use engine::{
-    Class, Engine, EngineConfig, FirstStart, Happening, InstanceRecord, NewInstance, OperationView, RecipeFacts, Status,
+    Class, Engine, EngineConfig, FirstStart, Happening, InstanceRecord, NewInstance, NewNamespace, OperationView,
+    Origin, RecipeFacts, Status,
 };
-use model::{Boot, Fingerprint, GuestSeen, IdMap, PoolSpec, ProjectName};
+use model::{Boot, Fingerprint, GuestSeen, IdMap, NamespaceKind, PinId, PoolSpec, ProjectName};
 use store::Kept;
 use testkit::fake::{FakeHost, World};
 use testkit::faults::{At, Fault, Faults, Left};
@@ -76,6 +77,31 @@ pub(crate) fn new_instance(name: &str, start: bool) -> NewInstance {
         image: Some("debian".into()),
         start,
     }
+}
+
+/// A namespace object; one that is no user namespace belongs to `team`, and a network is at `/run/netns`.
+pub(crate) fn object(kind: NamespaceKind, name: &str) -> NewNamespace {
+    NewNamespace {
+        kind,
+        name: name.parse().expect("name"),
+        description: String::new(),
+        netns: kind == NamespaceKind::Net,
+        users: (kind != NamespaceKind::User).then(|| "team".parse().expect("name")),
+        origin: Origin::New,
+    }
+}
+
+/// The network of a running instance, to be an object.
+pub(crate) fn adopted(name: &str, from: &str) -> NewNamespace {
+    let origin = Origin::Instance(ProjectName::default(), from.into());
+    NewNamespace { netns: false, users: None, origin, ..object(NamespaceKind::Net, name) }
+}
+
+/// All namespace objects, in words.
+pub(crate) fn objects(engine: &Engine) -> String {
+    let all = engine.namespaces();
+    let words = all.iter().map(|o| format!("{}{}", o.label(), if o.netns { " at /run/netns" } else { "" }));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// Longer than any time after which something is tried again.
@@ -174,7 +200,15 @@ impl Daemon {
             assert_eq!(missing, None, "{what}: layer of a row");
         }
         assert_eq!(world.pools.len(), self.engine.pools().len(), "{what}: pools");
-        // A purge removes bridges; their rows go with the database.
+        // A purge removes bridges and pins; their rows go with the database.
+        let objects = self.engine.namespaces();
+        let pins: BTreeSet<PinId> = objects.iter().map(engine::NamespaceRecord::pin).collect();
+        assert!(world.pins.keys().all(|pin| pins.contains(pin)), "{what}: pins of nothing");
+        let purged = world.networks.is_empty();
+        for object in objects.iter().filter(|_| !purged) {
+            let netns = object.netns.then(|| object.name.as_str());
+            assert!(world.pins.get(&object.pin()).is_some_and(|pin| pin.is_whole(netns)), "{what}: {object:?}");
+        }
         assert!(world.networks.len() <= self.engine.networks().len(), "{what}: networks");
         let unfinished: Vec<_> = self.engine.operations().list().into_iter().filter(|o| !o.status.is_final()).collect();
         assert!(unfinished.is_empty(), "{what}: {unfinished:?}");
@@ -189,14 +223,25 @@ impl Daemon {
         records.sort_by_key(|record| record.id);
         remembered.sort_by_key(|record| record.id);
         assert_eq!(records, remembered, "{what}: rows");
+        let objects = self.engine.namespaces();
+        assert_eq!(documents("namespace").len(), objects.len(), "{what}: namespace rows");
         assert_eq!(documents("image").len(), self.engine.images().len(), "{what}: image rows");
         assert_eq!(documents("profile").len(), self.engine.profiles(&ProjectName::default()).len(), "{what}: profiles");
         let nics: usize = views.iter().map(|view| view.record.wish.nics.len()).sum();
-        let expected = [("instance-name", views.len()), ("ids", views.len()), ("mac", nics), ("address", 2 * nics)];
+        let users: Vec<IdMap> = objects.iter().filter_map(|object| object.ids).collect();
+        let (ids, names) = (views.len() + users.len(), objects.len());
+        let expected = [
+            ("instance-name", views.len()),
+            ("ids", ids),
+            ("mac", nics),
+            ("address", 2 * nics),
+            ("namespace-name", names),
+        ];
         for (space, count) in expected {
             assert_eq!(store.claims(space).expect("claims").len(), count, "{what}: claims of {space}");
         }
-        let ids: BTreeSet<String> = views.iter().map(|view| view.record.wish.ids.base.to_string()).collect();
+        let ids = views.iter().map(|view| view.record.wish.ids).chain(users);
+        let ids: BTreeSet<String> = ids.map(|ids| ids.base.to_string()).collect();
         let claimed: BTreeSet<String> =
             store.claims("ids").expect("claims").into_iter().map(|(value, _)| value).collect();
         assert_eq!(claimed, ids, "{what}: ids");

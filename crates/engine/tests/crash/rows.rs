@@ -3,11 +3,13 @@
 use std::cell::Cell;
 
 use config::Written;
-use engine::{Alias, ImageWish, InstanceStatus, NewInstance, OperationView, Patch, ProfileRecord, Update, Verb};
-use model::{End, Fingerprint, IdMap, Knob, ProjectName, Setting, StopKind};
+use engine::{
+    Alias, ImageWish, InstanceStatus, NamespaceChange, NewInstance, OperationView, Patch, ProfileRecord, Update, Verb,
+};
+use model::{End, Fingerprint, IdMap, Knob, NamespaceKind, ProjectName, Setting, StopKind};
 use uuid::Uuid;
 
-use crate::lab::{BUILT, Daemon, UPLOADED, new_instance};
+use crate::lab::{self, BUILT, Daemon, UPLOADED, new_instance};
 
 /// A row of the crash table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +56,20 @@ pub(crate) enum Row {
     CreateProfile,
     ChangeProfile,
     DeleteProfile,
+    CreateUsers,
+    CreateNetwork,
+    AdoptNetwork,
+    ChangeNetwork,
+    DeleteNetwork,
+    CollectNamespaces,
+    LiveInObjects,
     Repair,
     Purge,
     Halt,
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 45] = [
+pub(crate) const ROWS: [Row; 52] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -103,13 +112,20 @@ pub(crate) const ROWS: [Row; 45] = [
     Row::CreateProfile,
     Row::ChangeProfile,
     Row::DeleteProfile,
+    Row::CreateUsers,
+    Row::CreateNetwork,
+    Row::AdoptNetwork,
+    Row::ChangeNetwork,
+    Row::DeleteNetwork,
+    Row::CollectNamespaces,
+    Row::LiveInObjects,
     Row::Repair,
     Row::Purge,
     Row::Halt,
 ];
 
 /// Steps that the rows take, each with every fault. `cargo xtask tidy` fails when a step of `model::Step` is not among them.
-pub(crate) const STEPS: [&str; 22] = [
+pub(crate) const STEPS: [&str; 24] = [
     "adopt_image",
     "attach_nic",
     "build_image",
@@ -122,6 +138,7 @@ pub(crate) const STEPS: [&str; 22] = [
     "freeze",
     "halt",
     "kill",
+    "pin_namespace",
     "release_keeper",
     "remove_group",
     "remove_image",
@@ -132,6 +149,7 @@ pub(crate) const STEPS: [&str; 22] = [
     "start",
     "thaw",
     "unpack_layer",
+    "unpin_namespace",
 ];
 
 /// What a row leads to, in the words of [`Daemon::seen`].
@@ -199,6 +217,15 @@ impl Row {
             Row::CreateProfile => quiet("", "mine"),
             Row::ChangeProfile => quiet("mine, not limited", "mine, limited"),
             Row::DeleteProfile => quiet("mine", ""),
+            Row::CreateUsers => quiet("", "user/team"),
+            Row::CreateNetwork => quiet("user/team", "net/blue at /run/netns, user/team"),
+            Row::AdoptNetwork => quiet("", "net/blue"),
+            Row::ChangeNetwork => quiet("net/blue, user/team", "net/blue at /run/netns, user/team"),
+            Row::DeleteNetwork => quiet("net/blue, user/team", "user/team"),
+            Row::CollectNamespaces => quiet("net/blue, user/team", ""),
+            Row::LiveInObjects => {
+                Facts { also: &["stopped bare"], ..facts("none", "running bare", "instance-started") }
+            }
             Row::Repair => quiet("running", "running"),
             Row::Purge => Facts { also: &["something"], ..quiet("something", "nothing") },
             Row::Halt => quiet("running", "running"),
@@ -223,6 +250,12 @@ impl Row {
         image || self.facts().told.is_some() && !self.is_guests() && !at_once
     }
 
+    /// It is about namespace objects.
+    fn is_of_objects(self) -> bool {
+        let made = matches!(self, Row::CreateUsers | Row::CreateNetwork | Row::AdoptNetwork | Row::ChangeNetwork);
+        made || matches!(self, Row::DeleteNetwork | Row::CollectNamespaces)
+    }
+
     /// It is about everything: there can be no bystander.
     fn is_about_all(self) -> bool {
         matches!(self, Row::LaunchUnbuilt | Row::Build | Row::Purge | Row::Halt)
@@ -242,7 +275,11 @@ impl Daemon {
                 let named = matches!(row, Row::ChangeAlias | Row::DeleteAlias | Row::DeleteImage);
                 self.must(self.import(named).await).await;
             }
-            Row::CreateProfile => {}
+            Row::CreateProfile | Row::CreateUsers | Row::AdoptNetwork => {}
+            Row::CreateNetwork => self.make_objects(false).await,
+            Row::ChangeNetwork | Row::DeleteNetwork | Row::CollectNamespaces | Row::LiveInObjects => {
+                self.make_objects(true).await;
+            }
             Row::DeleteProfile => self.engine.create_profile(profile(None)).await.expect("profile"),
             Row::ChangeProfile => {
                 self.engine.create_profile(profile(None)).await.expect("profile");
@@ -275,12 +312,21 @@ impl Daemon {
             self.must(self.verb(key("autoscale.memory", "100MiB..1GiB")).await).await;
         }
         if row == Row::Purge {
+            self.make_objects(true).await;
             self.must(self.engine.create(sidecar("side", "web1", "require"), None).await).await;
             self.must(self.import(true).await).await;
         }
         if row == Row::StopStubborn {
             let id = self.record("web1").expect("web1").id;
             self.host.world().stubborn.insert(id);
+        }
+    }
+
+    async fn make_objects(&self, network: bool) {
+        self.engine.create_namespace(lab::object(NamespaceKind::User, "team")).await.expect("users");
+        if network {
+            let blue = engine::NewNamespace { netns: false, ..lab::object(NamespaceKind::Net, "blue") };
+            self.engine.create_namespace(blue).await.expect("a network");
         }
     }
 
@@ -303,6 +349,7 @@ impl Daemon {
             Row::Create => self.engine.create(new_instance("web1", false), None).await,
             Row::Launch | Row::LaunchUnbuilt => self.engine.create(new_instance("web1", true), None).await,
             Row::Join => self.engine.create(sidecar("web1", "other", "require"), None).await,
+            Row::LiveInObjects => self.engine.create(in_objects("web1"), None).await,
             Row::Start => self.verb(Verb::Start).await,
             Row::StopClean | Row::StopStubborn | Row::StopFrozen | Row::StopEphemeral | Row::OwnerStops => {
                 self.verb(Verb::Stop(CLEAN)).await
@@ -347,6 +394,15 @@ impl Daemon {
                 let project = ProjectName::default();
                 self.engine.change_limits(&project, "web1", config, None, None).await.map(drop)
             }
+            Row::CreateUsers => self.engine.create_namespace(lab::object(NamespaceKind::User, "team")).await.map(drop),
+            Row::CreateNetwork => self.engine.create_namespace(lab::object(NamespaceKind::Net, "blue")).await.map(drop),
+            Row::AdoptNetwork => self.engine.create_namespace(lab::adopted("blue", "other")).await.map(drop),
+            Row::ChangeNetwork => {
+                let change = NamespaceChange { netns: Some(true), ..NamespaceChange::default() };
+                self.engine.change_namespace(NamespaceKind::Net, "blue", change, None).await
+            }
+            Row::DeleteNetwork => self.engine.delete_namespace(NamespaceKind::Net, "blue").await,
+            Row::CollectNamespaces => self.engine.collect_namespaces(false).await.map(drop),
             Row::Repair => self.engine.repair(&*self.host).await.map(drop),
             Row::Halt => {
                 self.engine.halt().await;
@@ -416,9 +472,11 @@ impl Daemon {
                     world.images.len(),
                     world.layers.len(),
                     world.networks.len(),
+                    world.pins.len(),
                 ];
-                if left == [0; 5] { "nothing".into() } else { "something".into() }
+                if left == [0; 6] { "nothing".into() } else { "something".into() }
             }
+            _ if row.is_of_objects() => lab::objects(&self.engine),
             _ if row.is_owners() => format!("{}, side {}", self.instance(row, "web1"), self.instance(row, "side")),
             _ => self.instance(row, "web1"),
         }
@@ -471,6 +529,13 @@ impl Daemon {
 fn sidecar(name: &str, owner: &str, policy: &str) -> NewInstance {
     let keys = [("namespaces.preset", format!("sidecar:{owner}")), ("namespaces.join.policy", policy.to_owned())];
     let config = keys.map(|(key, value)| (key.to_owned(), value)).into();
+    NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
+}
+
+/// A new instance that lives in the namespace objects.
+fn in_objects(name: &str) -> NewInstance {
+    let keys = [("namespaces.user", "named:team"), ("namespaces.net", "named:blue")];
+    let config = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
 }
 

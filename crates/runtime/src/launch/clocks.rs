@@ -17,7 +17,7 @@ fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
 /// Makes a time namespace for the children of the calling process and sets its clocks.
 ///
 /// It belongs to the host's user namespace, so the guest cannot change it; and once the first child is in it, nobody can.
-pub(super) fn make(proof: SingleThread, clocks: &Clocks) -> Result<(), Failure> {
+pub fn make(proof: SingleThread, clocks: &Clocks) -> Result<(), Failure> {
     kernel::process::unshare(proof, Namespaces::TIME).map_err(failed("unshare(time)", ""))?;
     let file =
         rustix::fs::open(OFFSETS, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open", OFFSETS))?;

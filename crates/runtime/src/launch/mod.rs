@@ -31,6 +31,7 @@ use kernel::process::{Clone, Side, SingleThread};
 
 use crate::protocol::{Failure, LaunchSpec};
 
+pub use clocks::make as make_clocks;
 pub(crate) use confine::{confine, raise_rlimits};
 pub use report::{Report, read};
 

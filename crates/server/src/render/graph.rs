@@ -95,7 +95,7 @@ mod tests {
 
     fn namespace(kind: &str, inode: u64, owner: &str, holders: &[&str]) -> NamespaceView {
         let holders = holders.iter().map(|name| (*name).to_owned()).collect();
-        NamespaceView { kind: kind.into(), inode, owner: owner.into(), holders }
+        NamespaceView { kind: kind.into(), inode, owner: owner.into(), holders, ..NamespaceView::default() }
     }
 
     fn sidecar() -> Graph {

@@ -9,7 +9,7 @@ use model::sandbox::CAPABILITIES;
 use model::{MountMode, NamespaceKind, SandboxSpec, Seccomp, Share};
 use sysctl_api::Explanation;
 
-use super::namespaces::name_of;
+use super::namespaces::{label_of, name_of};
 use crate::App;
 use crate::error::ApiError;
 use crate::reply::{self, Answer};
@@ -60,6 +60,7 @@ fn whose(app: &App, sandbox: &SandboxSpec, kind: NamespaceKind, is_hosts: bool) 
         Share::Private | Share::Host => "its own".into(),
         Share::Instance(id) => format!("that of {}{rights}", name_of(app, *id)),
         Share::Path(path) => format!("the one at {path}{rights}"),
+        Share::Pin(pin) => format!("namespace {}{rights}", label_of(app, *pin)),
     }
 }
 
@@ -67,6 +68,7 @@ fn ids(app: &App, sandbox: &SandboxSpec) -> String {
     let (first, last) = (sandbox.ids.base, sandbox.ids.end() - 1);
     let whose = match sandbox.namespaces.of(NamespaceKind::User) {
         Share::Instance(id) => format!("{}'s as well: each is root over the other", name_of(app, *id)),
+        Share::Pin(pin) => format!("those of whoever lives in {}: each is root over the others", label_of(app, *pin)),
         Share::Private | Share::Host | Share::Path(_) => "nobody else's".to_owned(),
     };
     format!("0 to {} inside are {first} to {last} on the host, and {whose}", sandbox.ids.count - 1)

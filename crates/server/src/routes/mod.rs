@@ -11,6 +11,7 @@ mod images;
 mod instances;
 mod internal;
 mod limits;
+mod namespace_objects;
 mod namespaces;
 mod networks;
 mod operations;
@@ -167,8 +168,13 @@ fn other_routes() -> Router<Arc<App>> {
             "/1.0/profiles/{name}",
             get(profiles::get).put(profiles::put).patch(profiles::patch).delete(profiles::delete),
         )
-        .route("/1.0/namespaces", get(namespaces::list))
+        .route("/1.0/namespaces", get(namespaces::list).post(namespace_objects::create))
         .route("/1.0/namespaces/graph", get(namespaces::draw))
+        .route("/1.0/namespaces/gc", post(namespace_objects::gc))
+        .route(
+            "/1.0/namespaces/{kind}/{name}",
+            get(namespaces::get).patch(namespace_objects::patch).delete(namespace_objects::delete),
+        )
         .route("/1.0/projects", get(projects::list))
         .route("/1.0/projects/{name}", get(projects::get))
         .route("/1.0/warnings", get(root::empty_list))

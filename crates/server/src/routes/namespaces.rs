@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use engine::InstanceView;
-use model::{InstanceId, NamespaceKind, Namespaces, ProjectName, Share};
+use engine::{InstanceView, NamespaceRecord};
+use model::{InstanceId, NamespaceKind, Namespaces, PinId, ProjectName, Share};
 use sysctl_api::{InstanceNamespace, NamespaceView};
 
 use crate::App;
@@ -30,10 +30,26 @@ impl Resident {
 pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
     let found = views(&app, &caller.project()?)?;
     if caller.query.recursion() == 0 {
-        let urls: Vec<String> = found.iter().map(|v| format!("/1.0/namespaces/{}/{}", v.kind, v.inode)).collect();
+        let name = |v: &NamespaceView| if v.name.is_empty() { v.inode.to_string() } else { v.name.clone() };
+        let urls: Vec<String> = found.iter().map(|v| format!("/1.0/namespaces/{}/{}", v.kind, name(v))).collect();
         return Ok(reply::sync(&urls));
     }
     Ok(reply::sync(&found))
+}
+
+/// One: an object by its name, any by its number.
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Path((word, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Answer {
+    let kind = super::namespace_objects::kind(&word)?;
+    let all = views(&app, &caller.project()?)?;
+    let of_kind = || all.iter().filter(|view| view.kind == kind.as_str());
+    let found = of_kind().find(|view| view.name == name);
+    let found = found.or_else(|| of_kind().find(|view| view.name.is_empty() && view.inode.to_string() == name));
+    let found = found.ok_or_else(|| ApiError::not_found(format!("Namespace {word}/{name} not found")))?;
+    Ok(reply::tagged(found, &engine::etag::of(&(&found.description, found.netns))))
 }
 
 /// The same as a picture: `text`, `json`, `dot` or `mermaid`.
@@ -85,7 +101,14 @@ pub(crate) fn mode(app: &App, share: &Share) -> String {
         Share::Host => "host".into(),
         Share::Path(path) => format!("path:{path}"),
         Share::Instance(id) => format!("instance:{}", name_of(app, *id)),
+        Share::Pin(pin) => format!("named:{}", label_of(app, *pin)),
     }
+}
+
+/// Name of a namespace object by its pin, or the pin of one that is gone.
+pub(crate) fn label_of(app: &App, pin: PinId) -> String {
+    let found = app.engine.namespaces().into_iter().find(|object| object.pin() == pin);
+    found.map_or_else(|| pin.to_string(), |object| object.name.to_string())
 }
 
 /// Name of an instance by its id, or the id of one that is gone.
@@ -103,7 +126,33 @@ fn views(app: &App, project: &ProjectName) -> Result<Vec<NamespaceView>, ApiErro
         residents.push(Resident { namespaces: app.engine.sandbox(&view.record)?.namespaces, view, inodes });
     }
     let host = app.access.namespaces(std::process::id())?;
-    Ok(by_namespace(&residents, &host))
+    let mut views = by_namespace(&residents, &host);
+    let pins = app.engine.pins();
+    for object in app.engine.namespaces() {
+        let inode = pins.get(&object.pin()).and_then(|seen| seen.inode).unwrap_or(0);
+        let same = |view: &&mut NamespaceView| inode != 0 && view.kind == object.kind.as_str() && view.inode == inode;
+        match views.iter_mut().find(same) {
+            Some(view) => as_object(app, &object, view),
+            None => {
+                let mut view = NamespaceView { kind: object.kind.as_str().into(), inode, ..NamespaceView::default() };
+                as_object(app, &object, &mut view);
+                views.push(view);
+            }
+        }
+    }
+    Ok(views)
+}
+
+/// What is known of a namespace beyond who lives in it, since it is an object.
+fn as_object(app: &App, object: &NamespaceRecord, view: &mut NamespaceView) {
+    view.owner = format!("named:{}", object.name);
+    view.name = object.name.to_string();
+    view.description.clone_from(&object.description);
+    view.pin = app.access.pin_file(object.pin()).display().to_string();
+    view.netns = object.netns;
+    view.user_namespace = object.users().map(|users| label_of(app, users)).unwrap_or_default();
+    view.ids = object.ids.map(|ids| format!("{}:{}", ids.base, ids.count)).unwrap_or_default();
+    view.used_by = app.engine.users_of_namespace(object);
 }
 
 fn by_namespace(residents: &[Resident], host: &BTreeMap<NamespaceKind, u64>) -> Vec<NamespaceView> {
@@ -121,7 +170,8 @@ fn by_namespace(residents: &[Resident], host: &BTreeMap<NamespaceKind, u64>) -> 
         let maker = inside.clone().find(|r| *r.namespaces.of(kind) == Share::Private);
         let pinned = inside.find_map(|r| match r.namespaces.of(kind) {
             Share::Path(path) => Some(path.clone()),
-            Share::Private | Share::Host | Share::Instance(_) => None,
+            // Objects are told from the others by their pins.
+            Share::Private | Share::Host | Share::Instance(_) | Share::Pin(_) => None,
         });
         // Kept alive by those who live in it, after its maker has ended.
         maker.map(Resident::name).or(pinned).unwrap_or_else(|| "gone".into())
@@ -133,6 +183,7 @@ fn by_namespace(residents: &[Resident], host: &BTreeMap<NamespaceKind, u64>) -> 
             inode,
             owner: owner(kind, inode),
             holders: holders.into_iter().collect(),
+            ..NamespaceView::default()
         })
         .collect()
 }

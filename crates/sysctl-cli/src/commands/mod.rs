@@ -21,6 +21,7 @@ mod list;
 mod monitor;
 mod network;
 mod ns;
+mod ns_object;
 mod operation;
 mod profile;
 mod project;

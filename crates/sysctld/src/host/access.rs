@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
-use model::{Boot, IdMap, InstanceId, NamespaceKind, PoolName, RootGen, RootSource};
+use model::{Boot, IdMap, InstanceId, NamespaceKind, PinId, PoolName, RootGen, RootSource};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{RealHost, console, launch, usage, words};
@@ -147,6 +147,10 @@ impl Access for RealHost {
         found.map_err(|e| words::because("explain", &e))
     }
 
+    fn pin_file(&self, pin: PinId) -> PathBuf {
+        self.boots.pins.file(pin)
+    }
+
     fn links(&self) -> Result<Vec<LinkUsage>, StepError> {
         let (links, addresses) = self.networks.links().map_err(|e| words::because("links", &e))?;
         let of = |index: u32| addresses.iter().filter(|a| a.index == index).copied().collect::<Vec<_>>();
@@ -181,7 +185,12 @@ impl Access for RealHost {
     }
 
     fn discard<'a>(&'a self, object: &'a Object) -> BoxFuture<'a, Result<(), StepError>> {
-        Box::pin(async move { tokio::task::block_in_place(|| self.throw_away(object)) })
+        Box::pin(async move {
+            match object {
+                Object::Pin(pin) => self.boots.pins.unpin(*pin).await,
+                object => tokio::task::block_in_place(|| self.throw_away(object)),
+            }
+        })
     }
 
     fn state_dir(&self) -> &Path {

@@ -21,6 +21,7 @@ use super::launch;
 use super::need::Needs;
 use super::network::{AttachedNic, Networks};
 use super::oom::OomWatch;
+use super::pins::Pins;
 use super::session::KeptSession;
 use super::spawn::{self, Spawn};
 use super::words;
@@ -64,6 +65,7 @@ pub(crate) struct Boots {
     pub(crate) groups: Arc<Groups>,
     pub(crate) spawn: Arc<Spawn>,
     networks: Arc<Networks>,
+    pub(super) pins: Pins,
     facts: HostFacts,
     keep_dir: PathBuf,
     scratch: PathBuf,
@@ -96,6 +98,7 @@ impl Boots {
             oom: oom.ok(),
             needs: Needs::new(groups.clone(), events.clone()),
             groups,
+            pins: Pins::new(runtime_dir, spawn.clone()),
             spawn,
             networks,
             facts,
@@ -355,6 +358,12 @@ impl Boots {
         Ok(Some(GroupSeen { frozen, settings, complete }))
     }
 
+    /// The guests that run: whose, the pid of init and its start time.
+    pub(super) fn guests(&self) -> Vec<(InstanceId, u32, u64)> {
+        let running = self.now().into_iter().filter(|now| now.phase == phase::RUNNING);
+        running.filter_map(|now| Some((now.boot.id, now.pid, launch::start_time(now.pid)?))).collect()
+    }
+
     /// All boots as they are known now.
     pub(super) fn now(&self) -> Vec<BootNow> {
         let entries = self.entries();
@@ -502,7 +511,7 @@ impl Boots {
                 keeper
             }
         };
-        let joins = launch::joins(&spec.sandbox.namespaces, |id| self.init_of(id))?;
+        let joins = launch::joins(&spec.sandbox.namespaces, |id| self.init_of(id), |pin| self.pins.file(pin))?;
         let launch = launch::spec(boot, layout, spec, fresh, (&self.facts, &self.groups, &self.scratch), joins);
         // Answered once init exists; its mounts go on while its links are made.
         keeper.ask(&KeepRequest::prepare(launch), &[]).await.map(drop)

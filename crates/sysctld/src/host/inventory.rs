@@ -32,6 +32,10 @@ impl RealHost {
         self.collect_boots(&boots, &mut inventory)?;
         self.networks.inspect(self.boots.attached(), &mut inventory).map_err(|e| words::because("inventory", &e))?;
         self.collect_pools(&boots, &mut inventory)?;
+        inventory.objects.extend(self.boots.pins.seen().into_keys().map(Object::Pin));
+        inventory.damage.extend(
+            self.boots.pins.strays().into_iter().map(|path| stray("pin file", path.display().to_string(), path)),
+        );
         inventory.objects.extend(self.images.list().into_iter().map(|image| Object::Image(image.fingerprint)));
         inventory.damage.extend(self.images.leftovers().into_iter().map(|path| {
             let name = path.strip_prefix(&self.state_dir).unwrap_or(&path).display().to_string();

@@ -1,9 +1,11 @@
 //! From an instance's specification to what a keeper is told, and what `/proc` says about its guest.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::StepError;
-use model::{Boot, HostFacts, InstanceId, InstanceSpec, MountMode, NamespaceKind, Namespaces, OverlayWay, Share};
+use model::{
+    Boot, HostFacts, InstanceId, InstanceSpec, MountMode, NamespaceKind, Namespaces, OverlayWay, PinId, Share,
+};
 use runtime::cgroup::Groups;
 use runtime::protocol::{Clocks, Confinement, File, Join, LaunchSpec, Node, Rlimit, RootSpec};
 use runtime::wire::{Blob, Field};
@@ -28,10 +30,12 @@ pub(crate) fn clone_bits(kinds: impl IntoIterator<Item = NamespaceKind>) -> u64 
     kinds.into_iter().fold(0, |bits, kind| bits | clone_bit(kind))
 }
 
-/// The namespaces to enter. `init_of` knows pid and start time of the init of an instance that runs.
+/// The namespaces to enter. `init_of` knows pid and start time of the init of an instance that runs, `pin_file` the file of a
+/// pin.
 pub(crate) fn joins(
     namespaces: &Namespaces,
     init_of: impl Fn(InstanceId) -> Option<(u32, u64)>,
+    pin_file: impl Fn(PinId) -> PathBuf,
 ) -> Result<Vec<Join>, StepError> {
     let mut joins = Vec::new();
     for (kind, share) in &namespaces.shares {
@@ -39,6 +43,7 @@ pub(crate) fn joins(
         match share {
             Share::Private | Share::Host => {}
             Share::Path(path) => joins.push(Join { path: path.clone(), ..join }),
+            Share::Pin(pin) => joins.push(Join { path: pin_file(*pin).display().to_string(), ..join }),
             Share::Instance(id) => {
                 let text = || format!("the instance whose {} namespace it shares does not run", kind.as_str());
                 let (pid, start) = init_of(*id).ok_or_else(|| engine::step_error("spawn", text()))?;

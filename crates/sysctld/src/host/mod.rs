@@ -13,6 +13,7 @@ mod launch;
 mod need;
 mod network;
 mod oom;
+mod pins;
 mod processes;
 mod session;
 mod spawn;
@@ -31,7 +32,9 @@ use engine::{
     StepError, Survey, Usage,
 };
 use model::scale::Watch;
-use model::{Boot, Gauges, HostFacts, InstanceId, Knob, Observed, OverlayWay, PoolName, PoolSpec, Step};
+use model::{
+    Boot, Gauges, HostFacts, InstanceId, Knob, Observed, OverlayWay, PinId, PinSeen, PoolName, PoolSpec, Step,
+};
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
 use runtime::wire::Blob;
@@ -308,6 +311,8 @@ impl RealHost {
             Step::EnsurePool { pool } => self.ensure_pool(pool)?,
             Step::EnsureNetwork { network } => on_network("ensure_network", self.networks.ensure(network))?,
             Step::RemoveNetwork { name } => on_network("remove_network", self.networks.remove(name))?,
+            Step::PinNamespace { spec } => boots.pins.pin(spec, &boots.guests()).await?,
+            Step::UnpinNamespace { pin } => boots.pins.unpin(*pin).await?,
         }
         Ok(Effect::Done)
     }
@@ -421,6 +426,10 @@ impl Host for RealHost {
             }
             Ok(survey)
         })
+    }
+
+    fn pins(&self) -> BTreeMap<PinId, PinSeen> {
+        self.boots.pins.seen()
     }
 
     fn apply<'a>(&'a self, step: &'a Step, progress: Progress<'a>) -> BoxFuture<'a, Result<Effect, StepError>> {

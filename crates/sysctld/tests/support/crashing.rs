@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-use sysctl_api::{InstancePut, Operation};
+use sysctl_api::{InstancePut, NamespacesPost, Operation};
 use sysctl_client::{Attributes, Client, Error, ImageUpload, ImageWords};
 
 use super::mirror::Mirror;
@@ -36,6 +36,8 @@ pub enum Act {
     Import,
     Build,
     RemoveImage,
+    MakeNetwork,
+    DropNetwork,
 }
 
 /// Acts on an instance.
@@ -57,6 +59,9 @@ pub const INSTANCE_ACTS: [Act; 13] = [
 
 /// Acts on an image; building is in a class of its own, because it takes so long.
 pub const IMAGE_ACTS: [Act; 2] = [Act::Import, Act::RemoveImage];
+
+/// Acts on a namespace object.
+pub const NAMESPACE_ACTS: [Act; 2] = [Act::MakeNetwork, Act::DropNetwork];
 
 /// How an instance is: what an act begins with, and what it ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +101,13 @@ impl Act {
                 daemon.print(VICTIM, &["rm", "-f", "/root/pushed"]).await;
             }
             Act::Import | Act::Build => forget_images(daemon).await,
+            Act::MakeNetwork | Act::DropNetwork => {
+                let is_there = network(daemon).await;
+                if is_there != (self == Act::DropNetwork) {
+                    let other = if is_there { Act::DropNetwork } else { Act::MakeNetwork };
+                    other.attempt(&daemon.client).await;
+                }
+            }
             Act::RemoveImage if daemon.client.get_image_alias("bb").await.is_ok() => {}
             Act::RemoveImage => {
                 forget_images(daemon).await;
@@ -155,6 +167,12 @@ impl Act {
                 client.import_image(ImageUpload::Unified(Box::new(file)), &words).await.map(Some)
             }
             Act::Build => client.build_image("busybox", &[]).await.map(Some),
+            Act::MakeNetwork => {
+                let post =
+                    NamespacesPost { kind: "net".into(), name: network_name(), netns: true, ..Default::default() };
+                client.create_namespace(&post).await.map(|()| None)
+            }
+            Act::DropNetwork => client.delete_namespace("net", &network_name()).await.map(|()| None),
             Act::RemoveImage => {
                 let fingerprint = client.get_image_alias("bb").await?.value.target;
                 client.delete_image(&fingerprint).await.map(Some)
@@ -200,6 +218,8 @@ impl Act {
             Act::Push => daemon.exec(VICTIM, &["cat", "/root/pushed"]).await.stdout == "whole",
             Act::Import | Act::Build => images(daemon).await > 0,
             Act::RemoveImage => images(daemon).await == 0,
+            Act::MakeNetwork => network(daemon).await,
+            Act::DropNetwork => !network(daemon).await,
         }
     }
 
@@ -216,7 +236,7 @@ impl Act {
                 how(daemon).await == Is::Running
             }
             Act::Thaw => how(daemon).await == Is::Frozen,
-            Act::Import | Act::Build | Act::RemoveImage => true,
+            Act::Import | Act::Build | Act::RemoveImage | Act::MakeNetwork | Act::DropNetwork => true,
         }
     }
 
@@ -319,6 +339,20 @@ async fn bring(daemon: &Daemon, wanted: Is) {
         }
     }
     assert_eq!(how(daemon).await, wanted, "{}", daemon.log());
+}
+
+/// The network object of [`NAMESPACE_ACTS`], which is at /run/netns, too.
+fn network_name() -> String {
+    format!("sysctl-test-crash-{}", std::process::id())
+}
+
+/// Whether it is there: whole, or not at all.
+async fn network(daemon: &Daemon) -> bool {
+    let found = daemon.client.get_namespace("net", &network_name()).await;
+    let is_there = found.as_ref().is_ok_and(|view| view.value.inode != 0);
+    let link = Path::new("/run/netns").join(network_name());
+    assert_eq!((found.is_ok(), link.exists()), (is_there, is_there), "{}", daemon.log());
+    is_there
 }
 
 async fn images(daemon: &Daemon) -> usize {

@@ -26,6 +26,8 @@ use kernel::process::SingleThread;
 use runtime::protocol::RootSpec;
 use runtime::wire::Field;
 
+use super::from_hex;
+
 /// Whose files.
 enum Job<'a> {
     Running { pid: u32, start: u64, ids: Ids },
@@ -56,12 +58,6 @@ fn parse_ids(text: &str) -> Option<Ids> {
     let ids = Ids { base: base.parse().ok()?, count: count.parse().ok()? };
     // The host's own ids are never a guest's.
     (ids.base > 0 && ids.count > 0 && ids.base.checked_add(ids.count).is_some()).then_some(ids)
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 /// Runs the helper.
