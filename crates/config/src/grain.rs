@@ -43,6 +43,8 @@ pub struct GrainChoice {
     pub policy: JoinPolicy,
     /// Clocks of a time namespace of its own; `None` means the default.
     pub clocks: Option<Clocks>,
+    /// Its own network outlives its boots.
+    pub persist: bool,
 }
 
 impl GrainChoice {
@@ -132,7 +134,8 @@ pub(crate) fn parse(config: &Map) -> Result<GrainChoice, Invalid> {
         Some("detach") => JoinPolicy::Detach,
         _ => JoinPolicy::Require,
     };
-    Ok(GrainChoice { shares, policy, clocks })
+    let persist = given("namespaces.net.persist").and_then(crate::instance::boolean).unwrap_or(false);
+    Ok(GrainChoice { shares, policy, clocks, persist })
 }
 
 #[cfg(test)]

@@ -240,6 +240,14 @@ pub const INSTANCE_KEYS: &[Key] = &[
         "sysctl_namespaces",
     ),
     key_of(
+        "namespaces.net.persist",
+        Kind::Bool,
+        "false",
+        Live::Restart,
+        "Whether its own network outlives its boots: links, addresses, routes and firewall; it is at /run/netns by its name, too.",
+        "sysctl_namespaces",
+    ),
+    key_of(
         "namespaces.pid",
         Kind::Share,
         "private",

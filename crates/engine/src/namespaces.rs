@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::{IdMap, NamespaceKind, NamespaceName, PinId, PinSeen, PinSource, PinSpec, Power, ProjectName, Step, Wish};
+use model::{
+    IdMap, InstanceId, NamespaceKind, NamespaceName, PinId, PinSeen, PinSource, PinSpec, Power, ProjectName, Step, Wish,
+};
 use plan::Object;
 use store::{Class, Op};
 use uuid::Uuid;
@@ -161,10 +163,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Pins that belong to nothing that is remembered.
+    /// Pins that belong to nothing that is remembered. Those of an instance are minded by its own loop.
     pub(crate) fn surplus_pins(&self) -> Vec<PinId> {
         let wanted: BTreeSet<PinId> = self.pin_specs().into_iter().map(|spec| spec.pin).collect();
-        self.host.pins().into_keys().filter(|pin| !wanted.contains(pin)).collect()
+        let is_surplus = |pin: &PinId| !wanted.contains(pin) && !self.knows(InstanceId(pin.of));
+        self.host.pins().into_keys().filter(is_surplus).collect()
     }
 
     fn tell_of_namespace(&self, action: &str, record: &NamespaceRecord) {

@@ -150,6 +150,14 @@ pub(crate) fn check_change(
     if now.and_then(|now| grain(catalog, instances, host, before, &now)).is_ok_and(|now| now == then) {
         return Ok(());
     }
+    let persists = |grain: &Grain| grain.namespaces.pins().any(|pin| pin.of == before.id.0);
+    let had = catalog.config(&before.project, &before.wish);
+    let had = had.and_then(|config| grain(catalog, instances, host, before, &config)).ok();
+    if had.is_some_and(|had| persists(&had) && persists(&then) && had.ids != then.ids) {
+        let text = "its network persists and belongs to the ids that it has: set namespaces.net.persist=false first, which \
+                    lets that network go";
+        return Err(Error::Invalid(text.into()));
+    }
     if wish.power.boot().is_some() {
         let text = "namespaces are chosen when an instance starts: stop it first to change namespaces.* or its clocks";
         return Err(Error::Invalid(text.into()));

@@ -8,6 +8,8 @@ use crate::id::{BootGen, RootGen};
 use crate::knob::Settings;
 use crate::name::DeviceName;
 use crate::net::Mac;
+use crate::pin::PinSeen;
+use crate::sandbox::NamespaceKind;
 
 /// How an init ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,4 +89,6 @@ pub struct Observed {
     pub roots: BTreeSet<RootGen>,
     /// Boots of which something is left.
     pub boots: BTreeMap<BootGen, BootSeen>,
+    /// Namespaces of its own that outlive its boots.
+    pub pins: BTreeMap<NamespaceKind, PinSeen>,
 }

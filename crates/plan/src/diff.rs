@@ -1,7 +1,8 @@
 //! What to do so that what is becomes what should be.
 
 use model::{
-    Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, Observed, Power, RootSource, Settings, Step, StopKind, Wish,
+    Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, NamespaceKind, Observed, PinId, PinSource, PinSpec, Power,
+    RootSource, Settings, Step, StopKind, Wish,
 };
 
 /// Which way is still open after a step.
@@ -59,7 +60,14 @@ pub fn diff(wish: &Wish, observed: &Observed, facts: &HostFacts) -> Vec<Step> {
         make_root(wish, observed, &mut steps);
         if let Power::On { boot, frozen } = wish.power {
             let boot = Boot { id: wish.id, generation: boot };
+            pin_own(wish, observed, &mut steps);
             bring_up(wish, boot, frozen, observed.boots.get(&boot.generation), facts, &mut steps);
+        }
+    }
+    for kind in observed.pins.keys() {
+        let pin = PinId { of: wish.id.0, kind: *kind };
+        if !wish.exists || !own_pins(wish).any(|wanted| wanted == pin) {
+            steps.push(Step::UnpinNamespace { pin });
         }
     }
     // Roots last: a boot that still used one is gone by now.
@@ -78,6 +86,28 @@ fn make_root(wish: &Wish, observed: &Observed, steps: &mut Vec<Step>) {
     }
     let (id, root, pool, source) = (wish.id, wish.root, wish.spec.pool.clone(), wish.source);
     steps.push(Step::CreateRoot { id, root, pool, source });
+}
+
+/// Namespaces of its own that outlive its boots.
+pub fn own_pins(wish: &Wish) -> impl Iterator<Item = PinId> {
+    wish.spec.sandbox.namespaces.pins().filter(|pin| pin.of == wish.id.0)
+}
+
+/// Those are there before a guest is; and while it runs, should somebody take them away.
+fn pin_own(wish: &Wish, observed: &Observed, steps: &mut Vec<Step>) {
+    let users = PinId { of: wish.id.0, kind: NamespaceKind::User };
+    let mut pins: Vec<PinId> = own_pins(wish).collect();
+    // A network is made in the users that have rights over it.
+    pins.sort_by_key(|pin| *pin != users);
+    for pin in pins {
+        let netns = (pin.kind == NamespaceKind::Net).then(|| wish.spec.name.to_string());
+        if observed.pins.get(&pin.kind).is_some_and(|seen| seen.is_whole(netns.as_deref())) {
+            continue;
+        }
+        let is_users = pin == users;
+        let source = if is_users { PinSource::Users(wish.spec.sandbox.ids) } else { PinSource::New(Some(users)) };
+        steps.push(Step::PinNamespace { spec: PinSpec { pin, source, netns } });
+    }
 }
 
 /// Ends a boot and removes everything of it.
@@ -176,7 +206,31 @@ mod tests {
             group: Some(GroupSeen { frozen: false, settings, complete: true }),
             nics: wish.spec.nics.iter().map(|n| (n.device.clone(), nic.clone())).collect(),
         };
-        Observed { roots: [wish.root].into(), boots: [(BootGen(1), seen)].into() }
+        Observed { roots: [wish.root].into(), boots: [(BootGen(1), seen)].into(), ..Observed::default() }
+    }
+
+    #[test]
+    fn a_network_that_persists_is_pinned_after_its_users_and_stays_until_nobody_wants_it() {
+        let mut wish = wish();
+        let pin = |kind| PinId { of: wish.id.0, kind };
+        let own = [NamespaceKind::Net, NamespaceKind::User].map(|kind| (kind, model::Share::Pin(pin(kind))));
+        wish.spec.sandbox.namespaces.shares.extend(own);
+        let pinned = |steps: &[Step]| -> Vec<NamespaceKind> {
+            let pin = |step: &Step| if let Step::PinNamespace { spec } = step { Some(spec.pin.kind) } else { None };
+            steps.iter().filter_map(pin).collect()
+        };
+        let steps = diff(&wish, &Observed::default(), &facts());
+        assert_eq!(pinned(&steps), [NamespaceKind::User, NamespaceKind::Net]);
+        let mut observed = running(&wish);
+        assert_eq!(pinned(&diff(&wish, &observed, &facts())).len(), 2, "lost under a guest");
+        let seen = |netns| model::PinSeen { inode: Some(7), netns };
+        observed.pins.insert(NamespaceKind::User, seen(None));
+        observed.pins.insert(NamespaceKind::Net, seen(Some(wish.spec.name.to_string())));
+        assert_eq!(names(&wish, &observed), [""; 0]);
+        let off = Wish { power: Power::Off, ..wish.clone() };
+        assert_eq!(names(&off, &Observed { boots: Default::default(), ..observed.clone() }), [""; 0]);
+        wish.spec.sandbox.namespaces.shares.clear();
+        assert_eq!(names(&wish, &observed), ["unpin_namespace", "unpin_namespace"]);
     }
 
     #[test]

@@ -196,11 +196,25 @@ pub fn grain(
         namespaces.masked_units = NETWORK_UNITS.map(str::to_owned).into();
     }
     namespaces.clocks = clocks(choice, &mut namespaces, facts)?;
+    let user_of = if choice.persist { persist(&mut namespaces, id)? } else { user_of };
     Ok(Grain { namespaces, ids, user_of })
 }
 
 fn refusal(kind: NamespaceKind, reason: &str) -> Refusal {
     Refusal { key: format!("namespaces.{}", kind.as_str()), reason: reason.to_owned() }
+}
+
+/// A network that outlives the boots of an instance belongs to users that do.
+fn persist(namespaces: &mut Namespaces, id: InstanceId) -> Result<Users, Refusal> {
+    use NamespaceKind::{Net, User};
+    if [Net, User].iter().any(|kind| *namespaces.of(*kind) != Share::Private) {
+        let key = "namespaces.net.persist".to_owned();
+        let reason = "only a network of its own persists, with users of its own: what is shared lives as long as its owner;             namespaces.net=named:OBJECT is one that lives on";
+        return Err(Refusal { key, reason: reason.to_owned() });
+    }
+    let pin = |kind| PinId { of: id.0, kind };
+    namespaces.shares.extend([Net, User].map(|kind| (kind, Share::Pin(pin(kind)))));
+    Ok(Users::Pin(pin(User)))
 }
 
 /// Clocks of its own, where the kernel has them and nothing else was asked for.
@@ -357,6 +371,22 @@ mod tests {
         }
         let missing = of(&[("namespaces.uts", "named:blue")]).expect_err("of another kind");
         assert!(missing.reason.contains("sysctl-cli ns create uts/blue"), "{missing:?}");
+    }
+
+    #[test]
+    fn a_network_persists_with_users_of_its_own_or_not_at_all() {
+        let grain = of(&[("namespaces.net.persist", "true")]).expect("possible");
+        let own = |kind| Share::Pin(PinId { of: id(1).0, kind });
+        for kind in [NamespaceKind::Net, NamespaceKind::User] {
+            assert_eq!(*grain.namespaces.of(kind), own(kind));
+        }
+        assert!(grain.namespaces.foreign.is_empty() && grain.namespaces.masked_units.is_empty());
+        assert_eq!(grain.ids, MINE);
+        for other in [("namespaces.net", "host"), ("namespaces.user", "instance:db1"), ("namespaces.preset", "hostnet")]
+        {
+            let refused = of(&[("namespaces.net.persist", "true"), other]).expect_err("refused");
+            assert_eq!(refused.key, "namespaces.net.persist", "{other:?}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod tests {
 
     fn ended(end: End) -> Observed {
         let seen = BootSeen { keeper: true, guest: GuestSeen::Ended(end), group: None, nics: Default::default() };
-        Observed { roots: [RootGen(1)].into(), boots: [(BootGen(1), seen)].into() }
+        Observed { roots: [RootGen(1)].into(), boots: [(BootGen(1), seen)].into(), ..Observed::default() }
     }
 
     #[test]

@@ -238,3 +238,72 @@ async fn tools_of_the_host_enter_objects_by_name_and_what_nobody_uses_is_collect
     assert_eq!(ok(&["ns", "gc"]), format!("{net} is gone\nuser/team is gone"));
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn a_network_that_persists_is_as_it_was_after_a_restart_of_the_guest_and_a_crash_of_the_daemon() {
+    let mut daemon = Daemon::new("persist");
+    daemon.import_busybox().await;
+    let name = format!("web{}", std::process::id());
+    daemon.launch(&name, &[("namespaces.net.persist", "true")]).await;
+    let inode = async |daemon: &Daemon| {
+        let found = daemon.client.get_instance_namespaces(&name).await.expect("namespaces");
+        found.into_iter().find(|n| n.kind == "net").expect("a network")
+    };
+    let before = inode(&daemon).await;
+    assert_eq!((before.mode.as_str(), before.own), ("private", true));
+    let address = daemon.print(&name, &["ip", "-4", "-o", "addr", "show", "eth0"]).await;
+    for words in [
+        "link add kept0 type bridge",
+        "addr add 10.98.0.1/24 dev kept0",
+        "link set kept0 up",
+        "route add 10.97.0.0/16 via 10.98.0.9",
+        "rule add from 10.98.0.0/24 table 77",
+    ] {
+        let words: Vec<&str> = ["ip"].into_iter().chain(words.split(' ')).collect();
+        daemon.print(&name, &words).await;
+    }
+    let is_kept = async |daemon: &Daemon, what: &str| {
+        let now = inode(daemon).await;
+        assert_eq!((now.inode, now.own), (before.inode, true), "{what}");
+        assert!(daemon.print(&name, &["ip", "addr", "show", "kept0"]).await.contains("10.98.0.1/24"), "{what}");
+        assert!(daemon.print(&name, &["ip", "route"]).await.contains("10.97.0.0/16"), "{what}");
+        assert!(daemon.print(&name, &["ip", "rule"]).await.contains("lookup 77"), "{what}");
+        let now = daemon.print(&name, &["ip", "-4", "-o", "addr", "show", "eth0"]).await;
+        let words = |text: &str| text.split_whitespace().nth(3).map(str::to_owned);
+        assert_eq!(words(&now), words(&address), "{what}");
+        assert!(must(&["ip", "-n", &name, "-o", "link"]).contains("kept0"), "{what}");
+    };
+    daemon.change(&name, "restart", true).await;
+    is_kept(&daemon, "a restart").await;
+    daemon.change(&name, "stop", false).await;
+    assert!(must(&["ip", "netns", "exec", &name, "ip", "route"]).contains("10.97.0.0/16"), "while it is stopped");
+    daemon.kill();
+    daemon.start();
+    daemon.change(&name, "start", false).await;
+    is_kept(&daemon, "a stop, a crash of the daemon and a start").await;
+    daemon.kill();
+    daemon.start();
+    is_kept(&daemon, "a crash of the daemon under the guest").await;
+    daemon.healthy().await;
+
+    for (key, value) in [("namespaces.net", "host"), ("namespaces.user", "instance:db1")] {
+        let post = support::post("other", &[("namespaces.net.persist", "true"), (key, value)]);
+        let text = daemon.client.create_instance(&post).await.expect_err("refused").to_string();
+        assert!(text.contains(key) || text.contains("namespaces.net.persist"), "{text}");
+    }
+    daemon.change(&name, "stop", true).await;
+    let text = daemon.set(&name, &[("security.nesting", "true")]).await.expect_err("refused").to_string();
+    assert!(text.contains("namespaces.net.persist=false first"), "{text}");
+    daemon.set(&name, &[("namespaces.net.persist", "false")]).await.expect("changed");
+    assert!(!PathBuf::from("/run/netns").join(&name).exists(), "it is let go");
+    daemon.set(&name, &[("namespaces.net.persist", "true")]).await.expect("changed");
+    daemon.change(&name, "start", false).await;
+    assert!(daemon.exec(&name, &["ip", "link", "show", "kept0"]).await.code != 0, "a new one");
+    daemon.change(&name, "stop", true).await;
+    daemon.try_delete(&name).await.expect("deleted");
+    assert!(!PathBuf::from("/run/netns").join(&name).exists());
+    eprintln!(
+        "figure: network that persists: links, addresses, routes and rules after 1 restart, 2 crashes of the daemon: all there"
+    );
+    daemon.finish().await;
+}

@@ -443,7 +443,8 @@ impl Host for FakeHost {
                 (boot.generation, seen)
             });
             let roots = world.roots.keys().filter(|(of, _)| *of == id).map(|(_, root)| *root).collect();
-            Ok(Observed { roots, boots: boots.collect() })
+            let pins = world.pins.iter().filter(|(pin, _)| pin.of == id.0).map(|(pin, seen)| (pin.kind, seen.clone()));
+            Ok(Observed { roots, boots: boots.collect(), pins: pins.collect() })
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Boot, InstanceId};
+use model::{Boot, InstanceId, PinId};
 
 use super::{Diagnosis, Rows};
 use crate::access::{Cure, Object};
@@ -48,9 +48,7 @@ impl Engine {
                     !rows.images_under_way && !rows.images.iter().any(|i| i.facts.fingerprint == *fingerprint)
                 }
                 Object::Bridge(name) => !rows.networks.iter().any(|network| network.spec.name.as_str() == name),
-                Object::Pin(pin) => {
-                    !rows.namespaces_under_way && !rows.namespaces.iter().any(|object| object.pin() == *pin)
-                }
+                Object::Pin(pin) => self.is_surplus(*pin, rows),
                 Object::Stray { .. } => true,
             };
             let may_be_wanted = |object: &Object| match object {
@@ -67,6 +65,18 @@ impl Engine {
                 _ => {}
             }
         }
+    }
+}
+
+impl Engine {
+    /// Whether a pin is neither an object's nor one that an instance's network persists by.
+    fn is_surplus(&self, pin: PinId, rows: &Rows) -> bool {
+        if rows.namespaces_under_way || rows.namespaces.iter().any(|object| object.pin() == pin) {
+            return false;
+        }
+        let Some(view) = rows.instances.iter().find(|view| view.record.id.0 == pin.of) else { return true };
+        let is_wanted = |wish: model::Wish| plan::own_pins(&wish).any(|own| own == pin);
+        rows.is_at_rest(view.record.id) && !self.shared.wish(&view.record).is_ok_and(is_wanted)
     }
 }
 

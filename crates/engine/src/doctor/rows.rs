@@ -36,6 +36,12 @@ impl Engine {
                     diagnosis.wrong("instance", name, format!("should run and has no {what}"), Cure::Loop);
                 }
             }
+            if let Ok(wish) = self.shared.wish(record)
+                && let Some(pin) = plan::own_pins(&wish).find(|pin| !there.contains(&Object::Pin(*pin)))
+            {
+                let text = format!("its {} namespace should outlive it and has no pin", pin.kind.as_str());
+                diagnosis.wrong("instance", name, text, Cure::Loop);
+            }
             // The links of a guest that ended went with it.
             if view.pid().is_some() {
                 self.check_nics(view, inventory, diagnosis);

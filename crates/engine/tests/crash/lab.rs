@@ -202,7 +202,19 @@ impl Daemon {
         assert_eq!(world.pools.len(), self.engine.pools().len(), "{what}: pools");
         // A purge removes bridges and pins; their rows go with the database.
         let objects = self.engine.namespaces();
-        let pins: BTreeSet<PinId> = objects.iter().map(engine::NamespaceRecord::pin).collect();
+        let own = |view: &Arc<engine::InstanceView>| {
+            let pins = self.engine.sandbox(&view.record).expect("a sandbox").namespaces.pins().collect::<Vec<PinId>>();
+            pins.into_iter().filter(|pin| pin.of == view.record.id.0).collect::<Vec<PinId>>()
+        };
+        let views = self.engine.instances();
+        for view in views.iter().filter(|view| view.pid().is_some()) {
+            assert!(
+                own(view).iter().all(|pin| world.pins.contains_key(pin)),
+                "{what}: a network that does not persist"
+            );
+        }
+        let mut pins: BTreeSet<PinId> = objects.iter().map(engine::NamespaceRecord::pin).collect();
+        pins.extend(views.iter().flat_map(own));
         assert!(world.pins.keys().all(|pin| pins.contains(pin)), "{what}: pins of nothing");
         let purged = world.networks.is_empty();
         for object in objects.iter().filter(|_| !purged) {

@@ -63,13 +63,16 @@ pub(crate) enum Row {
     DeleteNetwork,
     CollectNamespaces,
     LiveInObjects,
+    Persist,
+    RestartPersisting,
+    DeletePersisting,
     Repair,
     Purge,
     Halt,
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 52] = [
+pub(crate) const ROWS: [Row; 55] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -119,6 +122,9 @@ pub(crate) const ROWS: [Row; 52] = [
     Row::DeleteNetwork,
     Row::CollectNamespaces,
     Row::LiveInObjects,
+    Row::Persist,
+    Row::RestartPersisting,
+    Row::DeletePersisting,
     Row::Repair,
     Row::Purge,
     Row::Halt,
@@ -226,6 +232,16 @@ impl Row {
             Row::LiveInObjects => {
                 Facts { also: &["stopped bare"], ..facts("none", "running bare", "instance-started") }
             }
+            // Its network stays with the instance, which was made all the same.
+            Row::Persist => {
+                let also = &["stopped", "stopped persisting"];
+                Facts { also, ..facts("none", "running persisting", "instance-started") }
+            }
+            Row::RestartPersisting => Facts {
+                also: &["stopped persisting"],
+                ..facts("running persisting", "running persisting again", "instance-restarted")
+            },
+            Row::DeletePersisting => facts("stopped persisting", "none", "instance-deleted"),
             Row::Repair => quiet("running", "running"),
             Row::Purge => Facts { also: &["something"], ..quiet("something", "nothing") },
             Row::Halt => quiet("running", "running"),
@@ -275,7 +291,13 @@ impl Daemon {
                 let named = matches!(row, Row::ChangeAlias | Row::DeleteAlias | Row::DeleteImage);
                 self.must(self.import(named).await).await;
             }
-            Row::CreateProfile | Row::CreateUsers | Row::AdoptNetwork => {}
+            Row::CreateProfile | Row::CreateUsers | Row::AdoptNetwork | Row::Persist => {}
+            Row::RestartPersisting | Row::DeletePersisting => {
+                self.must(self.engine.create(persisting("web1"), None).await).await;
+                if row == Row::DeletePersisting {
+                    self.must(self.verb(Verb::Stop(CLEAN)).await).await;
+                }
+            }
             Row::CreateNetwork => self.make_objects(false).await,
             Row::ChangeNetwork | Row::DeleteNetwork | Row::CollectNamespaces | Row::LiveInObjects => {
                 self.make_objects(true).await;
@@ -350,12 +372,13 @@ impl Daemon {
             Row::Launch | Row::LaunchUnbuilt => self.engine.create(new_instance("web1", true), None).await,
             Row::Join => self.engine.create(sidecar("web1", "other", "require"), None).await,
             Row::LiveInObjects => self.engine.create(in_objects("web1"), None).await,
+            Row::Persist => self.engine.create(persisting("web1"), None).await,
             Row::Start => self.verb(Verb::Start).await,
             Row::StopClean | Row::StopStubborn | Row::StopFrozen | Row::StopEphemeral | Row::OwnerStops => {
                 self.verb(Verb::Stop(CLEAN)).await
             }
             Row::StopForce => self.verb(Verb::Stop(StopKind::Force)).await,
-            Row::RestartClean | Row::RestartFrozen => self.verb(Verb::Restart(CLEAN)).await,
+            Row::RestartClean | Row::RestartFrozen | Row::RestartPersisting => self.verb(Verb::Restart(CLEAN)).await,
             Row::RestartForce => self.verb(Verb::Restart(StopKind::Force)).await,
             Row::Freeze => self.verb(Verb::Freeze).await,
             Row::Thaw => self.verb(Verb::Thaw).await,
@@ -363,7 +386,7 @@ impl Daemon {
             Row::RemoveNic => self.verb(nic(false)).await,
             Row::AddNic => self.verb(nic(true)).await,
             Row::Nesting => self.verb(key("security.nesting", "true")).await,
-            Row::Delete => self.verb(Verb::Delete).await,
+            Row::Delete | Row::DeletePersisting => self.verb(Verb::Delete).await,
             Row::Import => self.import(false).await,
             Row::ImportNamed => self.import(true).await,
             Row::Build => self.engine.build_image("debian", ImageWish::default()).await,
@@ -504,7 +527,7 @@ impl Daemon {
         .to_owned();
         let wish = &view.record.wish;
         let restarts = [Row::GuestReboot, Row::RestartClean, Row::RestartForce, Row::RestartFrozen, Row::OwnerReboots];
-        let is_restart = restarts.contains(&row);
+        let is_restart = restarts.contains(&row) || row == Row::RestartPersisting;
         let limited = match wish.power.boot().and_then(|boot| view.observed.boots.get(&boot)?.group.as_ref()) {
             Some(group) => group.settings.get(&Knob::PidsMax) == Some(&Setting::Number(99)),
             None => wish.written.config.contains_key("limits.processes"),
@@ -517,6 +540,7 @@ impl Daemon {
             (wish.nics.is_empty() && name == "web1", " bare"),
             (row == Row::Join && wish.power.boot().is_some() && !view.record.joined.is_empty(), " joined"),
             (wish.ids.count == IdMap::NESTING, " nesting"),
+            (name == "web1" && self.host.world().pins.keys().any(|pin| pin.of == view.record.id.0), " persisting"),
             (is_restart && wish.power.boot().is_some_and(|boot| boot.0 > 1), " again"),
         ] {
             words.push_str(if holds { word } else { "" });
@@ -529,6 +553,12 @@ impl Daemon {
 fn sidecar(name: &str, owner: &str, policy: &str) -> NewInstance {
     let keys = [("namespaces.preset", format!("sidecar:{owner}")), ("namespaces.join.policy", policy.to_owned())];
     let config = keys.map(|(key, value)| (key.to_owned(), value)).into();
+    NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
+}
+
+/// A new instance whose network outlives its boots.
+fn persisting(name: &str) -> NewInstance {
+    let config = [("namespaces.net.persist".to_owned(), "true".to_owned())].into();
     NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
 }
 

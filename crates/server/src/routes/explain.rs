@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use engine::InstanceView;
 use model::sandbox::CAPABILITIES;
-use model::{MountMode, NamespaceKind, SandboxSpec, Seccomp, Share};
+use model::{InstanceId, MountMode, NamespaceKind, SandboxSpec, Seccomp, Share};
 use sysctl_api::Explanation;
 
 use super::namespaces::{label_of, name_of};
@@ -60,6 +60,9 @@ fn whose(app: &App, sandbox: &SandboxSpec, kind: NamespaceKind, is_hosts: bool) 
         Share::Private | Share::Host => "its own".into(),
         Share::Instance(id) => format!("that of {}{rights}", name_of(app, *id)),
         Share::Path(path) => format!("the one at {path}{rights}"),
+        Share::Pin(pin) if app.engine.name_of(InstanceId(pin.of)).is_some() => {
+            "its own, which outlives its boots".into()
+        }
         Share::Pin(pin) => format!("namespace {}{rights}", label_of(app, *pin)),
     }
 }
@@ -68,6 +71,7 @@ fn ids(app: &App, sandbox: &SandboxSpec) -> String {
     let (first, last) = (sandbox.ids.base, sandbox.ids.end() - 1);
     let whose = match sandbox.namespaces.of(NamespaceKind::User) {
         Share::Instance(id) => format!("{}'s as well: each is root over the other", name_of(app, *id)),
+        Share::Pin(pin) if app.engine.name_of(InstanceId(pin.of)).is_some() => "nobody else's".to_owned(),
         Share::Pin(pin) => format!("those of whoever lives in {}: each is root over the others", label_of(app, *pin)),
         Share::Private | Share::Host | Share::Path(_) => "nobody else's".to_owned(),
     };

@@ -22,6 +22,15 @@ struct Resident {
 }
 
 impl Resident {
+    /// It was made for this one: for its present boot, or for all of them.
+    fn made(&self, kind: NamespaceKind) -> bool {
+        match self.namespaces.of(kind) {
+            Share::Private => true,
+            Share::Pin(pin) => pin.of == self.view.record.id.0,
+            Share::Host | Share::Instance(_) | Share::Path(_) => false,
+        }
+    }
+
     fn name(&self) -> String {
         self.view.record.name.to_string()
     }
@@ -101,6 +110,7 @@ pub(crate) fn mode(app: &App, share: &Share) -> String {
         Share::Host => "host".into(),
         Share::Path(path) => format!("path:{path}"),
         Share::Instance(id) => format!("instance:{}", name_of(app, *id)),
+        Share::Pin(pin) if app.engine.name_of(InstanceId(pin.of)).is_some() => "private".into(),
         Share::Pin(pin) => format!("named:{}", label_of(app, *pin)),
     }
 }
@@ -167,7 +177,7 @@ fn by_namespace(residents: &[Resident], host: &BTreeMap<NamespaceKind, u64>) -> 
             return "host".to_owned();
         }
         let mut inside = residents.iter().filter(|r| r.inodes.get(&kind) == Some(&inode));
-        let maker = inside.clone().find(|r| *r.namespaces.of(kind) == Share::Private);
+        let maker = inside.clone().find(|r| r.made(kind));
         let pinned = inside.find_map(|r| match r.namespaces.of(kind) {
             Share::Path(path) => Some(path.clone()),
             // Objects are told from the others by their pins.

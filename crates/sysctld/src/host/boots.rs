@@ -548,7 +548,9 @@ impl Boots {
         if let Some(keeper) = self.keeper(boot).filter(|_| !running) {
             keeper.drop_network();
         }
-        self.networks.detach(attached, running).await.map_err(|e| words::because("detach_nic", &e))
+        // Where the network outlives the guest the kernel takes nothing away by itself.
+        let waits = running || !self.pins.of(boot.id).is_empty();
+        self.networks.detach(attached, waits).await.map_err(|e| words::because("detach_nic", &e))
     }
 
     /// Asks init to halt, once it can hear that, and waits until it has.

@@ -405,7 +405,8 @@ impl Host for RealHost {
     fn observe<'a>(&'a self, id: InstanceId, pool: &'a PoolName) -> BoxFuture<'a, Result<Observed, StepError>> {
         Box::pin(async move {
             let roots = self.pool(pool)?.roots(id).map_err(|e| words::because("observe", &e))?;
-            Ok(Observed { roots, boots: self.boots.observe(id).await? })
+            let pins = self.boots.pins.of(id);
+            Ok(Observed { roots, boots: self.boots.observe(id).await?, pins })
         })
     }
 

@@ -121,6 +121,14 @@ impl Pins {
         PinSeen { inode, netns: netns.filter(is_there) }
     }
 
+    /// Those by which the network of an instance persists.
+    pub(super) fn of(&self, id: InstanceId) -> BTreeMap<NamespaceKind, PinSeen> {
+        let kinds = [NamespaceKind::Net, NamespaceKind::User].into_iter();
+        let pins = kinds.map(|kind| PinId { of: id.0, kind });
+        let there = pins.filter(|pin| self.file(*pin).exists() || self.note_file(*pin).exists());
+        there.map(|pin| (pin.kind, self.look(pin))).collect()
+    }
+
     /// Files beside the pins that belong to none.
     pub(super) fn strays(&self) -> Vec<PathBuf> {
         let is_ours = |name: &String| name.strip_suffix(".note").unwrap_or(name).parse::<PinId>().is_ok();
