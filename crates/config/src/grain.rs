@@ -114,7 +114,7 @@ pub(crate) fn clocks(text: &str) -> Option<Clocks> {
 }
 
 /// Everything together: a preset, and each kind that was named beside it.
-pub(crate) fn parse(config: &Map) -> Result<GrainChoice, Invalid> {
+pub fn parse(config: &Map) -> Result<GrainChoice, Invalid> {
     let given = |key: &str| config.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let mut shares = given("namespaces.preset").and_then(preset).unwrap_or_default();
     for kind in NamespaceKind::ALL {

@@ -10,7 +10,7 @@ mod limits;
 mod written;
 
 pub use devices::{DeviceKind, NicChoice, RootChoice};
-pub use grain::{GrainChoice, JoinPolicy, ShareChoice};
+pub use grain::{GrainChoice, JoinPolicy, ShareChoice, parse as grain};
 pub use instance::{InstanceConfig, SandboxChoice, check_profile, parse_instance};
 pub use keys::{INSTANCE_KEYS, Key, Kind, Live, describe_kind, find_key};
 pub use limits::{autoscale, limits};

@@ -160,6 +160,9 @@ pub trait Access: Send + Sync + 'static {
     /// The inode number of each namespace that a process lives in; by it two of a kind are told apart.
     fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError>;
 
+    /// The same of the init of a boot that runs, as it was when that was first asked: an init stays where it was made.
+    fn namespaces_of(&self, boot: Boot) -> Result<BTreeMap<NamespaceKind, u64>, StepError>;
+
     /// The file that a namespace is pinned at.
     fn pin_file(&self, pin: PinId) -> PathBuf;
 

@@ -601,6 +601,14 @@ impl Engine {
         Ok(self.shared.wish(record)?.spec.sandbox)
     }
 
+    /// Whose namespaces a definition asks for. Most ask for none, which is seen without reading all of it.
+    pub fn shares_of(&self, record: &InstanceRecord) -> Result<BTreeMap<model::NamespaceKind, config::ShareChoice>> {
+        if !self.shared.catalog().names_namespaces(record) {
+            return Ok(BTreeMap::new());
+        }
+        Ok(config::grain(&self.expand(record)?.config)?.shares)
+    }
+
     /// The name of an instance by its id.
     pub fn name_of(&self, id: InstanceId) -> Option<InstanceName> {
         self.shared.name_of(id)

@@ -84,7 +84,8 @@ pub struct NamespaceView {
     pub kind: String,
     /// Its inode number on the host's nsfs: what tells it from others of its kind.
     pub inode: u64,
-    /// `host`, the name of the instance that it was made for, `named:OBJECT`, or the path that it is pinned at.
+    /// As a key has it: `host`, `instance:NAME` that it was made for, `named:OBJECT`, or `path:FILE` that it is pinned at;
+    /// `gone` where its maker is.
     pub owner: String,
     /// Names of the instances that live in it.
     pub holders: Vec<String>,
@@ -172,7 +173,7 @@ pub struct InstanceNamespace {
     pub mode: String,
     /// Its inode number; 0 when the instance does not run.
     pub inode: u64,
-    /// Names of others that live in it; `host` is the host itself.
+    /// Others that live in it, as a key has them: `host`, `instance:NAME`.
     pub shared_with: Vec<String>,
     /// The instance's root has rights over it.
     pub own: bool,

@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 
 use support::{Daemon, patch, post};
 use sysctl_api::{ImageAliasEntry, InstanceNamespace, InstancesPost, NamespacesPost};
@@ -37,7 +38,7 @@ async fn cell(daemon: &Daemon, kind: &str, value: &str, users: Option<&str>) -> 
         "private" => assert!(told.shared_with.is_empty() && told.own, "{config:?}: {told:?}"),
         "named" => assert!(told.shared_with.is_empty() && told.inode != theirs, "{config:?}: {told:?}"),
         "host" => assert_eq!(told.shared_with.first().map(String::as_str), Some("host"), "{config:?}"),
-        _ => assert_eq!((told.inode, told.shared_with), (theirs, vec!["db1".to_owned()]), "{config:?}"),
+        _ => assert_eq!((told.inode, told.shared_with), (theirs, vec!["instance:db1".to_owned()]), "{config:?}"),
     }
     daemon.change("web1", "stop", true).await;
     daemon.try_delete("web1").await.expect("deleted");
@@ -242,6 +243,49 @@ async fn uptime_is_the_guests_own_or_as_it_is_set() {
     assert!(seconds("later").await >= host as u64 + 86_400);
     daemon.launch("hosts", &[("namespaces.time", "host")]).await;
     assert!(seconds("hosts").await >= host as u64);
+    daemon.finish().await;
+}
+
+/// How long the list of all namespaces takes, from the request to its last byte; what reads it takes time of its own.
+fn time_of_list(socket: &std::path::Path) -> std::time::Duration {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("connect");
+    let begun = std::time::Instant::now();
+    stream.write_all(b"GET /1.0/namespaces?recursion=1 HTTP/1.0\r\nHost: x\r\n\r\n").expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn who_shares_what_among_a_hundred_is_told_in_some_milliseconds() {
+    const MANY: usize = 100;
+    let daemon = Daemon::new("hundred");
+    daemon.import_busybox().await;
+    // Without NICs: what is measured is not the network.
+    daemon.launch("host", &[("namespaces.net", "host")]).await;
+    let mut begun = Vec::new();
+    for number in 1..MANY {
+        let post = post(&format!("n{number}"), &[("namespaces.net", "instance:host")]);
+        begun.push(daemon.client.create_instance(&post).await.expect("accepted"));
+    }
+    for operation in begun {
+        daemon.client.finish(&operation).await.expect("launched");
+    }
+    let graph = daemon.client.get_namespace_graph("text").await.expect("graph");
+    let graph = graph.as_str().expect("text");
+    // An instance that is called so is not the host: all of them are in the host's network, and so is it.
+    assert!(graph.contains("host\n  net ─▶ the host") && !graph.contains("─▶ host\n"), "{graph}");
+    let all = daemon.client.get_namespaces().await.expect("namespaces");
+    assert!(all.iter().any(|n| n.kind == "net" && n.owner == "host" && n.holders.len() == MANY));
+    let mut took: Vec<_> = (0..21).map(|_| time_of_list(daemon.client.socket())).collect();
+    took.sort();
+    let (best, middle) = (took[0], took[took.len() / 2]);
+    eprintln!("figure: ns list with {MANY} instances: {middle:.1?} in the middle of 21, {best:.1?} at best");
+    // Programs that are not optimised, beside other tests, take many times as long; of them only growth by squares is seen.
+    let is_release = std::env::var_os("SYSCTL_BIN_DIR").is_some();
+    let most = std::time::Duration::from_millis(if is_release { 5 } else { 60 });
+    assert!(best < most, "{took:?}");
     daemon.finish().await;
 }
 

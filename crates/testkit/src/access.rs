@@ -63,6 +63,10 @@ impl Access for FakeHost {
         none("namespaces")
     }
 
+    fn namespaces_of(&self, _boot: Boot) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {
+        none("namespaces")
+    }
+
     fn pin_file(&self, pin: PinId) -> PathBuf {
         PathBuf::from(format!("/nowhere/{pin}"))
     }

@@ -20,10 +20,17 @@ pub(crate) struct Graph {
 pub(crate) struct Edge {
     /// The instance.
     pub(crate) from: String,
-    /// Whose namespaces.
+    /// Whose namespaces, as a key has it: `host`, `instance:NAME`, `named:OBJECT`, `path:FILE`.
     pub(crate) to: String,
     /// Of which kinds.
     pub(crate) kinds: Vec<String>,
+}
+
+const INSTANCE: &str = "instance:";
+
+/// An owner for people: an instance by its bare name, and the host by words that no instance can have for a name.
+fn label(owner: &str) -> &str {
+    if owner == "host" { "the host" } else { owner.strip_prefix(INSTANCE).unwrap_or(owner) }
 }
 
 /// The graph of these namespaces.
@@ -33,7 +40,8 @@ pub(crate) fn of(namespaces: &[NamespaceView]) -> Graph {
     instances.dedup();
     let mut edges: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for namespace in namespaces {
-        for holder in namespace.holders.iter().filter(|holder| **holder != namespace.owner) {
+        let is_own = |holder: &&String| namespace.owner.strip_prefix(INSTANCE) == Some(holder.as_str());
+        for holder in namespace.holders.iter().filter(|holder| !is_own(holder)) {
             edges.entry((holder.clone(), namespace.owner.clone())).or_default().push(namespace.kind.clone());
         }
     }
@@ -47,7 +55,7 @@ pub(crate) fn text(graph: &Graph) -> String {
     for instance in &graph.instances {
         let _ = writeln!(out, "{instance}");
         for edge in graph.edges.iter().filter(|edge| edge.from == *instance) {
-            let _ = writeln!(out, "  {} ─▶ {}", edge.kinds.join(","), edge.to);
+            let _ = writeln!(out, "  {} ─▶ {}", edge.kinds.join(","), label(&edge.to));
         }
     }
     out
@@ -60,7 +68,7 @@ pub(crate) fn dot(graph: &Graph) -> String {
         let _ = writeln!(out, "  {};", quoted(instance));
     }
     for edge in &graph.edges {
-        let (from, to, kinds) = (quoted(&edge.from), quoted(&edge.to), quoted(&edge.kinds.join(",")));
+        let (from, to, kinds) = (quoted(&edge.from), quoted(label(&edge.to)), quoted(&edge.kinds.join(",")));
         let _ = writeln!(out, "  {from} -> {to} [label={kinds}];");
     }
     out.push_str("}\n");
@@ -70,7 +78,7 @@ pub(crate) fn dot(graph: &Graph) -> String {
 /// For Mermaid.
 pub(crate) fn mermaid(graph: &Graph) -> String {
     let mut names: Vec<&str> = graph.instances.iter().map(String::as_str).collect();
-    names.extend(graph.edges.iter().map(|edge| edge.to.as_str()));
+    names.extend(graph.edges.iter().map(|edge| label(&edge.to)));
     names.sort_unstable();
     names.dedup();
     let number = |name: &str| names.binary_search(&name).unwrap_or(0);
@@ -79,7 +87,7 @@ pub(crate) fn mermaid(graph: &Graph) -> String {
         let _ = writeln!(out, "  n{n}[{}]", quoted(name));
     }
     for edge in &graph.edges {
-        let _ = writeln!(out, "  n{} -- {} --> n{}", number(&edge.from), edge.kinds.join(","), number(&edge.to));
+        let _ = writeln!(out, "  n{} -- {} --> n{}", number(&edge.from), edge.kinds.join(","), number(label(&edge.to)));
     }
     out
 }
@@ -100,10 +108,10 @@ mod tests {
 
     fn sidecar() -> Graph {
         of(&[
-            namespace("net", 1, "db1", &["db1", "web1"]),
-            namespace("user", 2, "db1", &["db1", "web1"]),
-            namespace("pid", 3, "db1", &["db1"]),
-            namespace("pid", 4, "web1", &["web1"]),
+            namespace("net", 1, "instance:db1", &["db1", "web1"]),
+            namespace("user", 2, "instance:db1", &["db1", "web1"]),
+            namespace("pid", 3, "instance:db1", &["db1"]),
+            namespace("pid", 4, "instance:web1", &["web1"]),
             namespace("uts", 5, "host", &["web1"]),
         ])
     }
@@ -114,15 +122,25 @@ mod tests {
         assert_eq!(graph.instances, ["db1", "web1"]);
         let edges: Vec<(&str, &str, String)> =
             graph.edges.iter().map(|e| (e.from.as_str(), e.to.as_str(), e.kinds.join(","))).collect();
-        assert_eq!(edges, [("web1", "db1", "net,user".to_owned()), ("web1", "host", "uts".to_owned())]);
+        assert_eq!(edges, [("web1", "host", "uts".to_owned()), ("web1", "instance:db1", "net,user".to_owned())]);
+    }
+
+    #[test]
+    fn an_instance_that_is_called_host_is_not_the_host() {
+        let graph = of(&[
+            namespace("net", 1, "instance:host", &["host", "web1"]),
+            namespace("uts", 2, "host", &["host", "web1"]),
+        ]);
+        assert_eq!(text(&graph), "host\n  uts ─▶ the host\nweb1\n  uts ─▶ the host\n  net ─▶ host\n");
+        assert!(mermaid(&graph).contains("n0[\"host\"]\n  n1[\"the host\"]"));
     }
 
     #[test]
     fn pictures_have_every_node_and_edge() {
         let graph = sidecar();
-        assert_eq!(text(&graph), "db1\nweb1\n  net,user ─▶ db1\n  uts ─▶ host\n");
+        assert_eq!(text(&graph), "db1\nweb1\n  uts ─▶ the host\n  net,user ─▶ db1\n");
         assert!(dot(&graph).contains("\"web1\" -> \"db1\" [label=\"net,user\"];"));
         let mermaid = mermaid(&graph);
-        assert!(mermaid.contains("n1[\"host\"]") && mermaid.contains("n2 -- net,user --> n0"), "{mermaid}");
+        assert!(mermaid.contains("n1[\"the host\"]") && mermaid.contains("n2 -- net,user --> n0"), "{mermaid}");
     }
 }

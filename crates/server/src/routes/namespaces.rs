@@ -1,11 +1,12 @@
 //! Namespaces: which there are, who lives in them, and who shares what with whom. Extension `sysctl_namespaces`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use config::ShareChoice;
 use engine::{InstanceView, NamespaceRecord};
-use model::{InstanceId, NamespaceKind, Namespaces, PinId, ProjectName, Share};
+use model::{InstanceId, NamespaceKind, PinId, ProjectName, Share};
 use sysctl_api::{InstanceNamespace, NamespaceView};
 
 use crate::App;
@@ -14,21 +15,26 @@ use crate::render::graph;
 use crate::reply::{self, Answer};
 use crate::request::Caller;
 
+/// The host, where a key would name it. An instance may be called the same, and is told as one.
+const HOST: &str = "host";
+
+/// An instance, as a key names it.
+fn instance(name: &str) -> String {
+    format!("instance:{name}")
+}
+
 /// An instance that runs, and the inode of each of its namespaces.
 struct Resident {
     view: Arc<InstanceView>,
-    namespaces: Namespaces,
+    /// What its definition asks for.
+    shares: BTreeMap<NamespaceKind, ShareChoice>,
     inodes: BTreeMap<NamespaceKind, u64>,
 }
 
 impl Resident {
     /// It was made for this one: for its present boot, or for all of them.
     fn made(&self, kind: NamespaceKind) -> bool {
-        match self.namespaces.of(kind) {
-            Share::Private => true,
-            Share::Pin(pin) => pin.of == self.view.record.id.0,
-            Share::Host | Share::Instance(_) | Share::Path(_) => false,
-        }
+        matches!(self.shares.get(&kind), None | Some(ShareChoice::Private))
     }
 
     fn name(&self) -> String {
@@ -87,9 +93,9 @@ pub(crate) async fn of_instance(State(app): State<Arc<App>>, Path(name): Path<St
             let inode = inodes.get(&kind).copied().unwrap_or(0);
             let same = all.iter().find(|v| v.kind == kind.as_str() && v.inode == inode);
             let mut shared_with: Vec<String> =
-                same.iter().flat_map(|v| &v.holders).filter(|holder| **holder != name).cloned().collect();
-            if same.is_some_and(|v| v.owner == "host") {
-                shared_with.insert(0, "host".into());
+                same.iter().flat_map(|v| &v.holders).filter(|h| **h != name).map(|h| instance(h)).collect();
+            if same.is_some_and(|v| v.owner == HOST) {
+                shared_with.insert(0, HOST.into());
             }
             InstanceNamespace {
                 kind: kind.as_str().into(),
@@ -130,10 +136,10 @@ pub(crate) fn name_of(app: &App, id: InstanceId) -> String {
 fn views(app: &App, project: &ProjectName) -> Result<Vec<NamespaceView>, ApiError> {
     let mut residents = Vec::new();
     for view in app.engine.instances().into_iter().filter(|view| view.record.project == *project) {
-        let Some(pid) = view.pid() else { continue };
+        let Some(boot) = view.running() else { continue };
         // One that has just ended lives nowhere.
-        let Ok(inodes) = app.access.namespaces(pid) else { continue };
-        residents.push(Resident { namespaces: app.engine.sandbox(&view.record)?.namespaces, view, inodes });
+        let Ok(inodes) = app.access.namespaces_of(boot) else { continue };
+        residents.push(Resident { shares: app.engine.shares_of(&view.record)?, view, inodes });
     }
     let host = app.access.namespaces(std::process::id())?;
     let mut views = by_namespace(&residents, &host);
@@ -166,34 +172,30 @@ fn as_object(app: &App, object: &NamespaceRecord, view: &mut NamespaceView) {
 }
 
 fn by_namespace(residents: &[Resident], host: &BTreeMap<NamespaceKind, u64>) -> Vec<NamespaceView> {
-    let mut holders: BTreeMap<(NamespaceKind, u64), BTreeSet<String>> = BTreeMap::new();
+    let mut holders: BTreeMap<(NamespaceKind, u64), Vec<&Resident>> = BTreeMap::new();
     for resident in residents {
         for (kind, inode) in &resident.inodes {
-            holders.entry((*kind, *inode)).or_default().insert(resident.name());
+            holders.entry((*kind, *inode)).or_default().push(resident);
         }
     }
-    let owner = |kind: NamespaceKind, inode: u64| {
+    let owner = |kind: NamespaceKind, inode: u64, inside: &[&Resident]| {
         if host.get(&kind) == Some(&inode) {
-            return "host".to_owned();
+            return HOST.to_owned();
         }
-        let mut inside = residents.iter().filter(|r| r.inodes.get(&kind) == Some(&inode));
-        let maker = inside.clone().find(|r| r.made(kind));
-        let pinned = inside.find_map(|r| match r.namespaces.of(kind) {
-            Share::Path(path) => Some(path.clone()),
+        let maker = inside.iter().find(|resident| resident.made(kind));
+        let pinned = inside.iter().find_map(|resident| match resident.shares.get(&kind) {
+            Some(ShareChoice::Path(path)) => Some(format!("path:{path}")),
             // Objects are told from the others by their pins.
-            Share::Private | Share::Host | Share::Instance(_) | Share::Pin(_) => None,
+            _ => None,
         });
         // Kept alive by those who live in it, after its maker has ended.
-        maker.map(Resident::name).or(pinned).unwrap_or_else(|| "gone".into())
+        maker.map(|resident| instance(&resident.name())).or(pinned).unwrap_or_else(|| "gone".into())
     };
-    holders
-        .into_iter()
-        .map(|((kind, inode), holders)| NamespaceView {
-            kind: kind.as_str().into(),
-            inode,
-            owner: owner(kind, inode),
-            holders: holders.into_iter().collect(),
-            ..NamespaceView::default()
-        })
-        .collect()
+    let view = |((kind, inode), inside): ((NamespaceKind, u64), Vec<&Resident>)| {
+        let mut holders: Vec<String> = inside.iter().map(|resident| resident.name()).collect();
+        holders.sort();
+        let (owner, kind) = (owner(kind, inode, &inside), kind.as_str().to_owned());
+        NamespaceView { kind, inode, owner, holders, ..NamespaceView::default() }
+    };
+    holders.into_iter().map(view).collect()
 }

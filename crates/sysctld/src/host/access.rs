@@ -3,12 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
+use kernel::Errno;
 use model::{Boot, IdMap, InstanceId, NamespaceKind, PinId, PoolName, RootGen, RootSource};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{RealHost, console, launch, usage, words};
+
+/// How many boots' namespaces are remembered before those that ended are forgotten: some 400 bytes each, and more where more
+/// run at once.
+const MANY_INODES: usize = 1024;
 
 impl RealHost {
     async fn open_files(
@@ -133,18 +140,38 @@ impl Access for RealHost {
     }
 
     fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {
+        let failed = |errno| words::failed("explain", "look at", &format!("/proc/{pid}/ns"), errno);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Found once: to look a process up takes longer than all else here.
+        let directory = rustix::fs::open(format!("/proc/{pid}/ns"), flags, Mode::empty()).map_err(failed)?;
         let inode = |kind: NamespaceKind| {
-            let link = std::fs::read_link(format!("/proc/{pid}/ns/{}", kind.as_str()))?;
+            let link = rustix::fs::readlinkat(&directory, kind.as_str(), Vec::new())?;
             // As `net:[4026531840]`, see namespaces(7).
-            let number = link.to_str().and_then(|text| text.split(['[', ']']).nth(1)?.parse().ok());
-            number.ok_or_else(|| std::io::Error::other(format!("{} is no namespace", link.display())))
+            let number = link.to_str().ok().and_then(|text| text.split(['[', ']']).nth(1)?.parse().ok());
+            number.ok_or(Errno::INVAL)
         };
-        let found: std::io::Result<_> = NamespaceKind::ALL
+        let found: kernel::Result<_> = NamespaceKind::ALL
             .into_iter()
             .filter(|kind| *kind != NamespaceKind::Time || self.facts.time_namespaces)
             .map(|kind| Ok((kind, inode(kind)?)))
             .collect();
-        found.map_err(|e| words::because("explain", &e))
+        found.map_err(failed)
+    }
+
+    fn namespaces_of(&self, boot: Boot) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {
+        let pid = self.boots.running(boot)?.state().pid;
+        let mut known = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, inodes)) = known.get(&boot)
+            && *of == pid
+        {
+            return Ok(inodes.clone());
+        }
+        let inodes = self.namespaces(pid)?;
+        if known.len() >= MANY_INODES {
+            known.retain(|boot, _| self.boots.running(*boot).is_ok());
+        }
+        known.insert(boot, (pid, inodes.clone()));
+        Ok(inodes)
     }
 
     fn pin_file(&self, pin: PinId) -> PathBuf {

@@ -33,7 +33,8 @@ use engine::{
 };
 use model::scale::Watch;
 use model::{
-    Boot, Gauges, HostFacts, InstanceId, Knob, Observed, OverlayWay, PinId, PinSeen, PoolName, PoolSpec, Step,
+    Boot, Gauges, HostFacts, InstanceId, Knob, NamespaceKind, Observed, OverlayWay, PinId, PinSeen, PoolName, PoolSpec,
+    Step,
 };
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
@@ -88,6 +89,9 @@ impl FirstLook {
     }
 }
 
+/// The number of each namespace that a process lives in.
+type Inodes = BTreeMap<NamespaceKind, u64>;
+
 /// The real host.
 pub(crate) struct RealHost {
     state_dir: PathBuf,
@@ -103,6 +107,8 @@ pub(crate) struct RealHost {
     panic_step: String,
     /// One trash at a time is emptied for each pool.
     emptying: Arc<Mutex<HashMap<PathBuf, bool>>>,
+    /// Pid of init and its namespaces, of boots that somebody asked about.
+    inodes: Mutex<HashMap<Boot, (u32, Inodes)>>,
     receiver: Mutex<Option<mpsc::Receiver<HostEvent>>>,
     /// An upgrade whose keepers are to follow.
     upgrade: Mutex<Option<JoinHandle<Option<spawn::Program>>>>,
@@ -145,6 +151,7 @@ impl RealHost {
             claim: config.claim,
             panic_step: std::env::var("SYSCTL_PANIC_STEP").unwrap_or_default(),
             emptying: Arc::default(),
+            inodes: Mutex::default(),
             receiver: Mutex::new(Some(receiver)),
             upgrade: Mutex::new(Some(begun)),
         })
