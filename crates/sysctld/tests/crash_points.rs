@@ -34,10 +34,10 @@ fn names_of(crashing: &Crashing) -> PathBuf {
 }
 
 /// Each act, and a death of the daemon at its boundaries.
-async fn die_amid(crashing: &mut Crashing, acts: &[Act]) {
+async fn die_amid(crashing: &mut Crashing, acts: &[Act], few: usize) {
     for &act in acts {
         let boundaries = count(crashing, act).await;
-        for number in spread(boundaries, FEW) {
+        for number in spread(boundaries, few) {
             let at = format!("ready:{number}");
             act.prepare(&crashing.daemon).await;
             crashing.restart(&[("SYSCTL_CRASH_AT", &at)]);
@@ -52,7 +52,7 @@ async fn die_amid(crashing: &mut Crashing, acts: &[Act]) {
 #[tokio::test]
 async fn what_is_done_to_an_instance_is_done_or_undone_whole() {
     let mut crashing = Crashing::new("points").await;
-    die_amid(&mut crashing, &INSTANCE_ACTS).await;
+    die_amid(&mut crashing, &INSTANCE_ACTS, FEW).await;
     let words = format!("death at the boundaries of {} acts on an instance (seed {})", INSTANCE_ACTS.len(), seed());
     crashing.finish(&words).await;
 }
@@ -60,14 +60,15 @@ async fn what_is_done_to_an_instance_is_done_or_undone_whole() {
 #[tokio::test]
 async fn what_is_done_to_an_image_is_done_or_undone_whole() {
     let mut crashing = Crashing::bare("image-points");
-    die_amid(&mut crashing, &IMAGE_ACTS).await;
+    die_amid(&mut crashing, &IMAGE_ACTS, FEW).await;
     crashing.finish("death at the boundaries of an import and a removal of an image").await;
 }
 
 #[tokio::test]
 async fn what_is_done_to_a_namespace_is_done_or_undone_whole() {
     let mut crashing = Crashing::bare("namespace-points");
-    die_amid(&mut crashing, &NAMESPACE_ACTS).await;
+    // All of them: each takes a blink.
+    die_amid(&mut crashing, &NAMESPACE_ACTS, usize::MAX).await;
     crashing.finish("death at the boundaries of the making and the removal of a namespace object").await;
 }
 
@@ -139,6 +140,7 @@ async fn a_purge_that_dies_is_ended_by_the_next() {
         crashing.daemon.start();
         crashing.daemon.import_busybox().await;
         crashing.daemon.launch("web1", &[]).await;
+        let _ = Act::MakeNetwork.attempt(&crashing.daemon.client).await;
         crashing.daemon.terminate();
         crashing.set(&[("SYSCTL_CRASH_AT", &number.to_string())]);
         crashing.daemon.purge_and_die(ABORTED);
