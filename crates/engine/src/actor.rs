@@ -377,6 +377,7 @@ impl Worker<'_> {
         operation: Option<&Operation>,
         progress: &mut Done,
     ) -> Result<()> {
+        self.at_once(gate.is_some()).await?;
         // Each round ends in a look; more than a few rounds mean that something undoes what we do.
         for _ in 0..8 {
             let record = self.record();
@@ -395,6 +396,22 @@ impl Worker<'_> {
             }
         }
         Err(Error::Internal("the host does not stay as it is made".into()))
+    }
+
+    /// Does before the first look what somebody waits for and what is a write to a control group: by what was last seen, as
+    /// a look takes longer. What that was wrong about comes with the look.
+    async fn at_once(&self, asked: bool) -> Result<()> {
+        let view = self.instance.view();
+        if !asked || view.running().is_none() {
+            return Ok(());
+        }
+        let steps = plan::diff(&self.shared.wish(&view.record)?, &view.observed, self.shared.host.facts());
+        if steps.iter().all(plan::is_instant) {
+            for step in &steps {
+                self.apply(step).await?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) async fn observe(&self, record: &InstanceRecord) -> Result<Observed> {

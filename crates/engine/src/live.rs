@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use config::{Map, Written};
-use model::{KnobChange, ProjectName, Step};
+use model::{Knob, KnobChange, ProjectName, Setting, Step};
 use store::Class;
 use tokio::sync::oneshot;
 
@@ -118,12 +118,19 @@ impl Worker<'_> {
 
     /// Turns the knobs of the boot that runs to what a record wishes; all or none.
     ///
-    /// The host is not looked at before: it reads the knobs themselves, and writes those that are not as they should be.
+    /// The host is not looked at before: it reads the knobs themselves, and writes those that are not as they should be. It
+    /// is told of those alone that were seen otherwise, as reading all takes longer than the rest of a change; when all were
+    /// seen as they should be, of all, so that what somebody else turned meanwhile is put right.
     pub(crate) async fn turn(&self, after: &InstanceRecord) -> Result<LimitsDone> {
         let view = self.instance.view();
         let Some(boot) = view.running() else { return Ok(LimitsDone::default()) };
         let wish = self.shared.wish(after)?;
-        let settings = plan::settings(&wish.spec.limits, wish.id, self.shared.host.facts());
+        let mut settings = plan::settings(&wish.spec.limits, wish.id, self.shared.host.facts());
+        let seen = view.settings();
+        let is_new = |knob: &Knob, setting: &Setting| seen.is_none_or(|seen| seen.get(knob) != Some(setting));
+        if settings.iter().any(|(knob, setting)| is_new(knob, setting)) {
+            settings.retain(|knob, setting| is_new(knob, setting));
+        }
         match self.apply(&Step::SetLimits { boot, settings }).await {
             Ok(Effect::Turned(turned)) => {
                 let effective = (!turned.is_empty()).then(Instant::now);

@@ -513,6 +513,7 @@ fn freezing_holds_every_process_still() {
     keeper.ask(KeepRequest::Exec(exec_spec(1, &["sh", "-c", "while :; do :; done"])));
     keeper.expect("started", |e| matches!(e, KeepEvent::SessionStarted(_)).then_some(()));
     host.groups.set_frozen(keeper.boot, true).expect("freeze");
+    host.groups.wait_frozen(keeper.boot, true).expect("frozen");
     assert!(host.groups.is_frozen(keeper.boot).expect("look"));
     let before = usage_us(&host, keeper.boot);
     spin(std::time::Duration::from_millis(50));
@@ -520,6 +521,7 @@ fn freezing_holds_every_process_still() {
     let used = usage_us(&host, keeper.boot) - before;
     assert!(used < 5_000, "a frozen loop used {used} us while this test used 50 ms");
     host.groups.set_frozen(keeper.boot, false).expect("thaw");
+    host.groups.wait_frozen(keeper.boot, false).expect("thawed");
     host.end(keeper);
 }
 

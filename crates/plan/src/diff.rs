@@ -16,6 +16,11 @@ pub enum Phase {
     Discard,
 }
 
+/// Whether a step is a write or two to a guest's control groups, which can be taken back by another.
+pub fn is_instant(step: &Step) -> bool {
+    matches!(step, Step::SetLimits { .. } | Step::Freeze { .. } | Step::Thaw { .. })
+}
+
 /// The phase of a step.
 pub fn phase_of(step: &Step) -> Phase {
     match step {

@@ -12,7 +12,7 @@ mod scale;
 mod settings;
 mod words;
 
-pub use diff::{Phase, diff, own_pins, phase_of};
+pub use diff::{Phase, diff, is_instant, own_pins, phase_of};
 pub use free::{free_bridge, free_ids, free_ipv4, local_ipv6, routes, subordinate_ids};
 pub use grain::{Grain, Neighbours, Object, Owner, Refusal, Users, grain, refuse_nics, refuse_object};
 pub use react::{react, restart_delay};

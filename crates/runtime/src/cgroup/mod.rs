@@ -237,13 +237,15 @@ impl Groups {
         fs::metadata(last).is_ok_and(|file| std::os::unix::fs::MetadataExt::uid(&file) != 0)
     }
 
-    /// Holds the processes of a boot still, or lets them go on, and waits until that is so (a second at most: a process in
-    /// uninterruptible sleep freezes when it wakes).
+    /// Has the processes of a boot held still, or go on. They are soon.
     pub fn set_frozen(&self, boot: Boot, frozen: bool) -> Result<(), Error> {
-        let group = self.directory(boot);
-        write(&group.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        write(&self.directory(boot).join("cgroup.freeze"), if frozen { "1" } else { "0" })
+    }
+
+    /// Waits until that is so, a second at most: a process in uninterruptible sleep freezes when it wakes.
+    pub fn wait_frozen(&self, boot: Boot, frozen: bool) -> Result<(), Error> {
         let line = if frozen { "frozen 1" } else { "frozen 0" };
-        wait_for_event(&group, line, Duration::from_secs(1)).map(drop)
+        wait_for_event(&self.directory(boot), line, Duration::from_secs(1)).map(drop)
     }
 
     /// Whether the group is frozen or asked to be.

@@ -489,7 +489,9 @@ impl Boots {
 
     pub(crate) async fn set_frozen(&self, boot: Boot, frozen: bool) -> Result<(), StepError> {
         let step = if frozen { "freeze" } else { "thaw" };
-        self.on_groups(step, move |groups| groups.set_frozen(boot, frozen)).await
+        // A write to memory, here and now; only the wait is worth another thread.
+        self.groups.set_frozen(boot, frozen).map_err(|e| words::because(step, &e))?;
+        self.on_groups(step, move |groups| groups.wait_frozen(boot, frozen)).await
     }
 
     /// Makes init, up to where it waits to be let go.
