@@ -136,4 +136,6 @@ pub struct Watch {
     pub cpu: Option<u64>,
     /// Quiet: a level is above its least.
     pub quiet: bool,
+    /// Levels are advice: nobody is held back at them.
+    pub advised: bool,
 }

@@ -51,6 +51,7 @@ pub fn watch(autoscale: &Autoscale, levels: &Levels) -> Watch {
         memory: level(Resource::Memory).map(|(level, _)| level),
         cpu: level(Resource::Cpu).map(|(level, _)| level),
         quiet: Resource::ALL.into_iter().any(above),
+        advised: autoscale.mode == ScaleMode::Observe,
     }
 }
 
@@ -186,7 +187,9 @@ mod tests {
         assert_eq!(limits.cpu_allowance, Some(CpuAllowance::Hard { quota_us: 25_000, period_us: 100_000 }));
         let observed = Autoscale { mode: ScaleMode::Observe, ..autoscale };
         assert_eq!(scaled(&Limits::default(), &observed, &levels), Limits::default());
-        assert_eq!(watch(&autoscale, &levels), Watch { memory: Some(100 * MIB), cpu: Some(25), quiet: true });
+        let heard = Watch { memory: Some(100 * MIB), cpu: Some(25), quiet: true, advised: false };
+        assert_eq!(watch(&autoscale, &levels), heard);
+        assert_eq!(watch(&observed, &levels), Watch { advised: true, ..heard });
         let off = Autoscale { mode: ScaleMode::Off, ..autoscale };
         assert_eq!(watch(&off, &levels), Watch::default());
     }

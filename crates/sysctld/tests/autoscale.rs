@@ -91,7 +91,10 @@ async fn memory_that_only_holds_cached_files_is_taken_back() {
     daemon.launch("web1", &[("autoscale.memory", "32MiB..400MiB")]).await;
     let fill = "dd if=/dev/zero of=/root/cached bs=1M count=150 2>/dev/null; sync; cat /root/cached > /dev/null";
     assert_eq!(daemon.exec("web1", &["sh", "-c", fill]).await.code, 0);
-    moved(&daemon, "grown", |now| now.memory.is_some_and(|memory| memory.level >= 140 * MIB)).await;
+    // In cgroup2 nobody waits for what is cached and not read again: it is not given in the first place.
+    if support::limits_are_in_v1() {
+        moved(&daemon, "grown", |now| now.memory.is_some_and(|memory| memory.level >= 140 * MIB)).await;
+    }
     moved(&daemon, "shrunk", |now| now.memory.is_some_and(|memory| memory.level <= 100 * MIB)).await;
     let load = daemon.client.get_load().await.expect("load");
     assert!(load[0].memory_bytes < 110 * MIB, "{load:?}");

@@ -78,6 +78,10 @@ async fn debian_12_and_13_boot_to_running_and_live_through_a_day() {
         daemon.client.get_images(&Default::default()).await.expect("images").iter().filter(|i| i.size > 0).count(),
         2
     );
+    // Building one takes minutes where processors are emulated.
+    let images = daemon.client.get_images(&Default::default()).await.expect("images");
+    let debian = images.iter().find(|image| image.aliases.iter().any(|alias| alias.name == "debian"));
+    daemon.keep_image(&debian.expect("the newest").fingerprint, &support::kept("debian-13.tar.zst"));
     for name in ["web1", "web2", "old1"] {
         is_healthy(&daemon, name).await;
         assert_eq!(daemon.print(name, &["hostname"]).await, name);

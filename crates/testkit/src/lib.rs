@@ -90,6 +90,11 @@ pub fn network() -> ::model::NetworkSpec {
     }
 }
 
+/// How long something may take on this machine: where processors are emulated, ten times as long.
+pub fn allowed(time: std::time::Duration) -> std::time::Duration {
+    if std::env::var_os("SYSCTL_TEST_EMULATED").is_some() { time * 10 } else { time }
+}
+
 /// How much of something a test does: `all` when everything is asked for, else what fits a run of all rings.
 pub fn budget(ci: usize, all: usize) -> usize {
     if std::env::var_os("SYSCTL_TEST_ALL").is_some() { all } else { ci }

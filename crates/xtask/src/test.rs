@@ -140,14 +140,34 @@ struct Session {
 
 /// A compiled test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Program {
+pub(crate) struct Program {
     package: String,
     /// Name of the file in `tests/`; `None` for tests inside of a crate.
     target: Option<String>,
-    executable: PathBuf,
+    pub(crate) executable: PathBuf,
     directory: PathBuf,
     /// As it is called in what we print.
     title: String,
+}
+
+impl Program {
+    /// Whether it is the one of this package and this file in `tests/`.
+    pub(crate) fn is(&self, (package, target): (&str, &str)) -> bool {
+        self.package == package && self.target.as_deref() == Some(target)
+    }
+}
+
+/// Compiles test programs: those that the words for cargo choose.
+pub(crate) fn compiled(workspace: &Workspace, words: &[&str]) -> Result<Vec<Program>> {
+    let mut command = cargo();
+    command.current_dir(&workspace.root).args(["test", "--no-run", "--quiet"]).args(words);
+    command.arg("--message-format=json-render-diagnostics");
+    let (status, output, complaint) = run::all(&mut command)?;
+    if status.success() {
+        Ok(parse_programs(&output))
+    } else {
+        Err(format!("the tests do not compile\n{}", run::tail(&complaint, SHOWN)))
+    }
 }
 
 impl Session {
@@ -194,8 +214,12 @@ impl Session {
             self.product()?;
         }
         if ring == Ring::Vm {
-            return vm::ring(&self.workspace, &self.progress).map(|outcome| match outcome {
-                vm::Outcome::Ran(count) => Outcome::Ran(count),
+            let programs = self.programs()?;
+            return vm::ring(&self.workspace, &programs, &self.progress).map(|outcome| match outcome {
+                vm::Outcome::Ran(count, figures) => {
+                    self.figures.extend(figures.into_iter().map(|line| format!("vm: {line}")));
+                    Outcome::Ran(count)
+                }
                 vm::Outcome::Skipped(reason) => Outcome::Skipped(reason),
             });
         }
@@ -308,15 +332,9 @@ impl Session {
         }
         self.progress.now("building the tests");
         let begin = Instant::now();
-        let mut command = cargo();
-        command.current_dir(&self.workspace.root).args(["test", "--workspace", "--all-targets", "--no-run", "--quiet"]);
-        command.arg("--message-format=json-render-diagnostics");
-        let (status, output, complaint) = run::all(&mut command)?;
+        let programs = compiled(&self.workspace, &["--workspace", "--all-targets"]);
         self.building += begin.elapsed();
-        if !status.success() {
-            return Err(format!("the tests do not compile\n{}", run::tail(&complaint, SHOWN)));
-        }
-        let programs = parse_programs(&output);
+        let programs = programs?;
         self.programs = Some(programs.clone());
         Ok(programs)
     }

@@ -246,6 +246,10 @@ impl Controllers for Hybrid {
         Ok(Notice::Readable(notice))
     }
 
+    fn tells_of_use(&self) -> bool {
+        self.with("memory").is_some()
+    }
+
     fn take_memory(&self, group: &str, down_to: u64) -> Result<(), Error> {
         let Some(hierarchy) = self.with("memory") else { return self.second.take_memory(group, down_to) };
         let directory = hierarchy.base.join(group);

@@ -78,6 +78,8 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error>;
     /// Tells when a group whose level of memory is so many bytes needs more.
     fn memory_need(&self, group: &str, level: u64) -> Result<Notice, Error>;
+    /// Whether that is told of use that no ceiling of the group's stands in the way of.
+    fn tells_of_use(&self) -> bool;
     /// Takes memory that can be spared until so many bytes are used at most, as far as it goes. Kills nobody.
     fn take_memory(&self, group: &str, down_to: u64) -> Result<(), Error>;
     /// Names of groups that exist in addition to the cgroup2 ones.
@@ -314,6 +316,11 @@ impl Groups {
     /// Tells when a boot whose level of memory is so many bytes needs more.
     pub fn memory_need(&self, boot: Boot, level: u64) -> Result<Notice, Error> {
         self.controllers.memory_need(&boot.to_string(), level)
+    }
+
+    /// Whether that is told of a boot whose level is only advice, no ceiling.
+    pub fn tells_of_use(&self) -> bool {
+        self.controllers.tells_of_use()
     }
 
     /// Tells when processes of a boot wait for a CPU, for longer than a tenth of two seconds.

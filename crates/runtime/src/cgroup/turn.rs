@@ -199,6 +199,9 @@ mod tests {
         fn memory_need(&self, _group: &str, _level: u64) -> Result<Notice, Error> {
             Err(refused())
         }
+        fn tells_of_use(&self) -> bool {
+            false
+        }
         fn take_memory(&self, _group: &str, _down_to: u64) -> Result<(), Error> {
             Ok(())
         }

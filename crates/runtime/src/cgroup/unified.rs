@@ -152,6 +152,10 @@ impl Controllers for Unified {
         need::pressure(&self.base.join(group).join("memory.pressure"))
     }
 
+    fn tells_of_use(&self) -> bool {
+        false
+    }
+
     fn take_memory(&self, group: &str, down_to: u64) -> Result<(), Error> {
         let group = self.base.join(group);
         let excess = number(&group.join("memory.current")).saturating_sub(down_to);

@@ -25,6 +25,9 @@ const QUIET: Duration = Duration::from_secs(4);
 /// The longest pause before that is said again of one who gave nothing back, doubled each time.
 const LONGEST: Duration = Duration::from_secs(600);
 
+/// The longest pause between looks at the use of a guest whose level is only advice, where the kernel does not tell of use.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
 /// All that is listened for.
 #[derive(Debug)]
 pub(super) struct Needs {
@@ -44,8 +47,15 @@ impl Needs {
 
     /// Descriptors by which the kernel tells.
     pub(super) fn descriptors(&self) -> usize {
-        let of = |watch: &Watch| usize::from(watch.memory.is_some()) + usize::from(watch.cpu.is_some());
+        let of = |watch: &Watch| {
+            usize::from(watch.memory.is_some() && !self.looks(watch)) + usize::from(watch.cpu.is_some())
+        };
         self.watches().values().map(|(watch, _)| of(watch)).sum()
+    }
+
+    /// Whether use of memory is looked at: advice stands in nobody's way, so nobody waits at it.
+    fn looks(&self, watch: &Watch) -> bool {
+        watch.advised && watch.memory.is_some() && !self.groups.tells_of_use()
     }
 
     /// Listens for this from now on, and for nothing else.
@@ -57,7 +67,7 @@ impl Needs {
         let before = if watch == Watch::default() {
             watches.remove(&boot)
         } else {
-            let task = listen(self.groups.clone(), boot, watch, self.events.clone());
+            let task = listen(self.groups.clone(), boot, watch, self.looks(&watch), self.events.clone());
             watches.insert(boot, (watch, tokio::spawn(task)))
         };
         if let Some((_, task)) = before {
@@ -100,22 +110,27 @@ impl Heard {
     }
 }
 
-async fn listen(groups: Arc<Groups>, boot: Boot, watch: Watch, events: mpsc::Sender<HostEvent>) {
-    let memory = watch.memory.and_then(|level| Heard::new(groups.memory_need(boot, level), boot));
+async fn listen(groups: Arc<Groups>, boot: Boot, watch: Watch, looks: bool, events: mpsc::Sender<HostEvent>) {
+    let heard = watch.memory.filter(|_| !looks);
+    let memory = heard.and_then(|level| Heard::new(groups.memory_need(boot, level), boot));
     let cpu = watch.cpu.and_then(|_| Heard::new(groups.cpu_need(boot), boot));
     let used = || groups.usage(boot).cpu_ns;
+    let is_beyond = || looks && watch.memory.is_some_and(|level| groups.usage(boot).memory_bytes > level);
+    let (ends, longest) = (watch.quiet || looks, if looks { LONGEST_LOOK } else { LONGEST });
     let (mut since, mut before, mut pause) = (Instant::now(), used(), QUIET);
     loop {
-        let quiet = async { if watch.quiet { tokio::time::sleep(pause).await } else { std::future::pending().await } };
+        let quiet = async { if ends { tokio::time::sleep(pause).await } else { std::future::pending().await } };
         let (resource, need) = tokio::select! {
             () = Heard::next(memory.as_ref()) => (Resource::Memory, Need::More),
             () = Heard::next(cpu.as_ref()) => (Resource::Cpu, Need::More),
-            () = quiet => {
+            () = quiet => if is_beyond() {
+                (Resource::Memory, Need::More)
+            } else {
                 let elapsed_ns = since.elapsed().as_nanos().max(1) as u64;
                 (Resource::Cpu, Need::Less { cpu: used().saturating_sub(before).saturating_mul(100) / elapsed_ns })
-            }
+            },
         };
-        pause = if need == Need::More { QUIET } else { (pause * 2).min(LONGEST) };
+        pause = if need == Need::More { QUIET } else { (pause * 2).min(longest) };
         (since, before) = (Instant::now(), used());
         if events.send(HostEvent::Need(boot, resource, need)).await.is_err() {
             return;

@@ -212,6 +212,13 @@ impl Daemon {
         Ok(done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned())
     }
 
+    /// Keeps the archive of an image for whoever comes after.
+    pub fn keep_image(&self, fingerprint: &str, path: &Path) {
+        let image = self.state_dir().join("images").join(fingerprint).join("image");
+        std::fs::copy(image, path.with_extension("new")).expect("copy the image");
+        std::fs::rename(path.with_extension("new"), path).expect("rename the image");
+    }
+
     /// Deletes every instance and every image.
     pub async fn empty(&self) {
         for instance in self.client.get_instances(&Default::default()).await.expect("instances") {
@@ -416,6 +423,14 @@ pub fn mark(state_dir: &Path) -> String {
     digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether memory is limited by a hierarchy of cgroup v1.
+pub fn limits_are_in_v1() -> bool {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    mountinfo.lines().any(|line| {
+        line.split_once(" - cgroup ").is_some_and(|(_, rest)| rest.split([',', ' ']).any(|option| option == "memory"))
+    })
+}
+
 /// Where hierarchies of control groups are mounted in which a daemon makes groups.
 pub fn group_roots() -> Vec<PathBuf> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
@@ -464,7 +479,7 @@ pub fn order(command: &[&str]) -> ExecPost {
 pub async fn busybox_archive() -> PathBuf {
     static ONCE: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
     let path = ONCE.get_or_init(|| async {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox.tar.zst");
+        let path = kept("busybox.tar.zst");
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/busybox.toml");
         let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
         if modified(&path) < modified(&recipe) {
@@ -472,14 +487,17 @@ pub async fn busybox_archive() -> PathBuf {
             let operation = daemon.client.build_image("busybox", &[]).await.expect("accepted");
             let done = daemon.client.finish(&operation).await.unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
             let fingerprint = done.metadata.expect("metadata")["fingerprint"].as_str().expect("text").to_owned();
-            let image = daemon.state_dir().join("images").join(fingerprint).join("image");
-            std::fs::copy(image, path.with_extension("new")).expect("copy the image");
-            std::fs::rename(path.with_extension("new"), &path).expect("rename the image");
+            daemon.keep_image(&fingerprint, &path);
             daemon.finish().await;
         }
         path
     });
     path.await.clone()
+}
+
+/// Where an archive is kept for other tests, and for the machine of the ring `vm`.
+pub fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
 /// An archive of an image that is small itself and has so many MiB of zeros in it.

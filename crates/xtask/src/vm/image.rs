@@ -5,8 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::{inside, trials};
 use crate::say::say;
 use crate::systemd::{self, Level, Piece};
+use crate::test::Program;
 use crate::workspace::Workspace;
 use crate::{Result, run};
 
@@ -14,8 +16,18 @@ use crate::{Result, run};
 pub(crate) const PACKAGES: [&str; 3] = ["e2fsprogs", "mmdebstrap", "qemu-system-x86"];
 
 /// What is in the machine beyond the essential: a kernel, an init, a network, and what builds images.
-const INSIDE: [&str; 8] =
-    ["ca-certificates", "dbus", "iproute2", "kmod", "linux-image-cloud-amd64", "mmdebstrap", "systemd-sysv", "udev"];
+const INSIDE: [&str; 10] = [
+    "busybox-static",
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "kmod",
+    "linux-image-cloud-amd64",
+    "mmdebstrap",
+    "nftables",
+    "systemd-sysv",
+    "udev",
+];
 
 /// Bytes of the disk; the file is sparse.
 const DISK_BYTES: u64 = 6 << 30;
@@ -108,14 +120,16 @@ pub(crate) fn forget(workspace: &Workspace, release: Release) -> Result<()> {
 }
 
 /// A disk with the product as it is built now.
-pub(crate) fn build(workspace: &Workspace, release: Release) -> Result<Disk> {
+pub(crate) fn build(workspace: &Workspace, release: Release, programs: &[Program]) -> Result<Disk> {
     let tree = prepare(workspace, release)?;
     let directory = directory(workspace, release);
-    for piece in systemd::pieces(workspace, Level::Package) {
+    let own = std::env::current_exe().map_err(|e| format!("find the own program: {e}"))?;
+    let own = Piece { from: own, to: "/usr/local/bin/xtask".into(), mode: 0o755 };
+    let mut pieces = systemd::pieces(workspace, Level::Package);
+    pieces.extend(trials::pieces(workspace, programs)?);
+    for piece in pieces.into_iter().chain([own]).chain(guest(workspace)) {
         systemd::put(&piece, &tree)?;
     }
-    let own = std::env::current_exe().map_err(|e| format!("find the own program: {e}"))?;
-    systemd::put(&Piece { from: own, to: "/usr/local/bin/xtask".into(), mode: 0o755 }, &tree)?;
     run::captured(Command::new("chroot").arg(&tree).args(["systemctl", "enable", "--quiet"]).args(systemd::UNITS))?;
     let (kernel, initrd) = (find(&tree.join("boot"), "vmlinuz-")?, find(&tree.join("boot"), "initrd.img-")?);
     let disk = Disk { image: directory.join("disk.ext4"), kernel, initrd, directory };
@@ -126,6 +140,15 @@ pub(crate) fn build(workspace: &Workspace, release: Release) -> Result<Disk> {
     format.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0", "-d"]);
     run::captured(format.arg(&tree).arg(&disk.image))?;
     Ok(disk)
+}
+
+/// The image of a full guest as the host's ring built it by its recipe: under emulation that takes four minutes. Where
+/// that did not run, the machine builds its own.
+fn guest(workspace: &Workspace) -> Option<Piece> {
+    let from = trials::kept(workspace, "debian-13.tar.zst");
+    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let is_new = modified(&from) > modified(&workspace.root.join("images/debian-13.toml"));
+    is_new.then(|| Piece { from, to: inside::GUEST.into(), mode: 0o644 })
 }
 
 /// Has the tree, at first without our files; what is slow about a machine. It is complete when it has its name.

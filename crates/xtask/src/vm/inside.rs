@@ -3,9 +3,12 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::trials::{self, Trial};
 use crate::places::Places;
 use crate::programs::{self, CLIENT, KEEPER};
 use crate::{Result, process, run, systemd, up};
@@ -30,14 +33,20 @@ const DAEMON: &str = "sysctld.service";
 const SPAWN: &str = "sysctl-keeper.service";
 const KILL: &[&str] = &["kill", "--signal=KILL", "--kill-whom=main"];
 
+/// The image of a full guest, where the host has one.
+pub(crate) const GUEST: &str = "/usr/local/share/debian.tar.zst";
+
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 14] = [
-    ("the units come up by themselves", units_come_up),
+/// Before all others.
+const FIRST: Check = ("the units come up by themselves", units_come_up);
+
+/// One after the other: they are about the same daemon.
+const CHECKS: [Check; 12] = [
     ("the daemon's sandbox lacks CAP_SYS_ADMIN", sandbox_is_there),
     ("an image is built and an instance launched", launches),
     ("a command runs in it", executes),
-    ("a limit is set and outlives a reload of systemd", limit_stays),
+    ("limits are set and outlive a reload of systemd", limits_stay),
     ("a restart of the daemon leaves it running", || survives(DAEMON, &["restart"])),
     ("a killed daemon comes back and leaves it running", || survives(DAEMON, KILL)),
     ("a restart of the spawn process leaves it running", || survives(SPAWN, &["restart"])),
@@ -46,32 +55,65 @@ const CHECKS: [Check; 14] = [
     ("the socket starts a daemon that was ended", socket_starts),
     ("it stops and starts again", stops_and_starts),
     ("Debian boots to running", debian_runs),
-    ("nothing is orphaned, half-made or missing", || client(&["doctor"]).map(drop)),
 ];
 
+/// After all others.
+const LAST: Check = ("nothing is orphaned, half-made or missing", || client(&["doctor"]).map(drop));
+
 pub(crate) fn run() -> Result<()> {
-    let mut line = File::options().write(true).open(LINE).map_err(|e| format!("write {LINE}: {e}"))?;
-    let mut tell = |text: String| drop(writeln!(line, "{text}").and_then(|()| line.flush()));
-    tell(format!("booted after {:.0} s", uptime()));
-    for (name, check) in CHECKS {
-        let begin = Instant::now();
-        let outcome = check();
-        let seconds = begin.elapsed().as_secs_f64();
-        match outcome {
-            Ok(()) => tell(format!("{GOOD}{name} ({seconds:.1} s)")),
-            Err(text) => {
-                tell(format!("{BAD}{name} ({seconds:.1} s): {}", text.trim().replace('\n', "; ")));
-                tell(journal(begin.elapsed()));
-                if name == CHECKS[0].0 {
-                    tell(format!("{BAD}the {} other checks were not tried", CHECKS.len() - 1));
-                    break;
-                }
+    let line = File::options().write(true).open(LINE).map_err(|e| format!("write {LINE}: {e}"))?;
+    let line = Line(Mutex::new(line));
+    line.tell(&format!("booted after {:.0} s", uptime()));
+    if line.check(FIRST) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| trials::ALL.iter().for_each(|trial| line.trial(*trial)));
+            for check in CHECKS {
+                line.check(check);
             }
-        }
+        });
+        line.check(LAST);
+    } else {
+        line.tell(&format!("{BAD}the other checks were not tried"));
     }
-    tell(END.to_owned());
+    line.tell(END);
     // With instances that still run: they are halted on the way.
     run::captured(Command::new("systemctl").args(["poweroff", "--no-block"])).map(drop)
+}
+
+/// The way out of the machine.
+struct Line(Mutex<File>);
+
+impl Line {
+    fn tell(&self, text: &str) {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = writeln!(line, "{text}").and_then(|()| line.flush());
+    }
+
+    /// Tells how a check went; true when it held.
+    fn check(&self, (name, check): Check) -> bool {
+        let begin = Instant::now();
+        let outcome = check();
+        self.outcome(name, begin.elapsed(), outcome.as_ref().map(drop))
+    }
+
+    fn trial(&self, trial: Trial) {
+        let (begin, name) = (Instant::now(), format!("{} {} with all limits in cgroup2", trial.0, trial.1));
+        let outcome = trials::run(trial);
+        self.outcome(&name, begin.elapsed(), outcome.as_ref().map(drop));
+        outcome.iter().flatten().for_each(|figure| self.tell(&format!("figure: {figure}")));
+    }
+
+    fn outcome(&self, name: &str, elapsed: Duration, outcome: std::result::Result<(), &String>) -> bool {
+        let seconds = elapsed.as_secs_f64();
+        match outcome {
+            Ok(()) => self.tell(&format!("{GOOD}{name} ({seconds:.1} s)")),
+            Err(text) => {
+                self.tell(&format!("{BAD}{name} ({seconds:.1} s): {}", text.trim().replace('\n', "; ")));
+                self.tell(&journal(elapsed));
+            }
+        }
+        outcome.is_ok()
+    }
 }
 
 fn units_come_up() -> Result<()> {
@@ -100,21 +142,31 @@ fn executes() -> Result<()> {
     if output.trim() == format!("hello from {NAME}") { Ok(()) } else { Err(format!("it wrote {output:?}")) }
 }
 
-fn limit_stays() -> Result<()> {
-    const LIMIT: &str = "67108864";
+fn limits_stay() -> Result<()> {
     client(&["config", "set", NAME, "limits.memory", "64MiB"])?;
-    let limited = || -> Result<()> {
-        let group = crate::traces::groups(&|name| name == format!("sysctl-{}", Places::of_environment().mark()));
-        let group = group.first().ok_or("the daemon has no control group")?;
-        let boots = fs::read_dir(group).map_err(|e| e.to_string())?.flatten();
-        let limits: Vec<String> =
-            boots.filter_map(|boot| fs::read_to_string(boot.path().join("memory.max")).ok()).collect();
-        if limits.iter().any(|limit| limit.trim() == LIMIT) { Ok(()) } else { Err(format!("limits are {limits:?}")) }
-    };
-    limited()?;
+    client(&["limits", NAME, "processes=500", "cpu=1"])?;
+    limits_hold()?;
     run::captured(Command::new("systemctl").arg("daemon-reload"))?;
     run::captured(Command::new("systemctl").arg("daemon-reexec"))?;
-    limited()
+    limits_hold()
+}
+
+/// What was set is in the files of the guest's group.
+fn limits_hold() -> Result<()> {
+    const WANTED: [(&str, &str); 3] = [("memory.max", "67108864"), ("pids.max", "500"), ("cpuset.cpus.effective", "0")];
+    let group = crate::traces::groups(&|name| name == format!("sysctl-{}", Places::of_environment().mark()));
+    let group = group.first().ok_or("the daemon has no control group")?;
+    let boots = fs::read_dir(group).map_err(|e| e.to_string())?.flatten();
+    let boot = boots.map(|boot| boot.path()).find(|boot| boot.is_dir()).ok_or("the instance has no control group")?;
+    for (file, wanted) in WANTED {
+        let text = fs::read_to_string(boot.join(file)).map_err(|e| format!("read {file}: {e}"))?;
+        // One CPU, whichever was free.
+        let fits = if file.starts_with("cpuset") { !text.contains(['-', ',']) } else { text.trim() == wanted };
+        if !fits {
+            return Err(format!("{file} is {}, not {wanted}", text.trim()));
+        }
+    }
+    Ok(())
 }
 
 /// Ends a unit's main process some way; another comes, the instance's init does not notice, and a command runs in it.
@@ -167,6 +219,9 @@ fn stops_and_starts() -> Result<()> {
 }
 
 fn debian_runs() -> Result<()> {
+    if Path::new(GUEST).exists() {
+        client(&["image", "import", GUEST, "--alias", "debian"])?;
+    }
     client(&["launch", "debian", "m2"])?;
     let state = || client(&["exec", "m2", "--", "systemctl", "is-system-running"]).unwrap_or_else(|text| text);
     let runs = || state().trim().ends_with("running");

@@ -4,17 +4,20 @@
 //! mod        the verb and the ring
 //!  ├ image    a tree by mmdebstrap (kept), our files in it, a disk made of it
 //!  ├ machine  qemu with that disk; its second serial line is a file
-//!  └ inside   what this very program does in the machine, as a unit: a line per check on that serial line
+//!  ├ inside   what this very program does in the machine, as a unit: a line per check on that serial line
+//!  └ trials   programs of the host's ring that are run there as well
 //! ```
 
 mod image;
 pub(crate) mod inside;
 mod machine;
+mod trials;
 
 use std::time::{Duration, Instant};
 
-use crate::results::Count;
+use crate::results::{self, Count};
 use crate::say::{Progress, say};
+use crate::test::{self, Program};
 use crate::workspace::{self, Workspace};
 use crate::{Result, apt, programs, run};
 
@@ -25,8 +28,8 @@ const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// How it went.
 pub(crate) enum Outcome {
-    /// With so many checks.
-    Ran(Count),
+    /// With so many checks, and what was counted.
+    Ran(Count, Vec<String>),
     /// Why this machine cannot run it.
     Skipped(String),
 }
@@ -43,12 +46,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     image::prepare(&workspace, release)?;
     programs::build(&workspace, programs::Seen::All)?;
-    match one(&workspace, release, &Progress::new())? {
+    let programs = test::compiled(&workspace, &trials::words())?;
+    match one(&workspace, release, &programs, &Progress::new())? {
         Outcome::Skipped(reason) => Err(reason),
-        Outcome::Ran(count) if count.failed > 0 => {
+        Outcome::Ran(count, _) if count.failed > 0 => {
             Err(format!("{} of {} checks failed", count.failed, count.failed + count.passed))
         }
-        Outcome::Ran(count) => {
+        Outcome::Ran(count, _) => {
             say!("{} checks held", count.passed);
             Ok(())
         }
@@ -56,17 +60,17 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 }
 
 /// The ring: the newest release.
-pub(crate) fn ring(workspace: &Workspace, progress: &Progress) -> Result<Outcome> {
-    one(workspace, image::Release::THIRTEEN, progress)
+pub(crate) fn ring(workspace: &Workspace, programs: &[Program], progress: &Progress) -> Result<Outcome> {
+    one(workspace, image::Release::THIRTEEN, programs, progress)
 }
 
-fn one(workspace: &Workspace, release: image::Release, progress: &Progress) -> Result<Outcome> {
+fn one(workspace: &Workspace, release: image::Release, programs: &[Program], progress: &Progress) -> Result<Outcome> {
     if let Some(reason) = image::impossible(release) {
         return Ok(Outcome::Skipped(reason));
     }
     progress.now("vm: building the disk");
     let begin = Instant::now();
-    let disk = image::build(workspace, release)?;
+    let disk = image::build(workspace, release, programs)?;
     let built = begin.elapsed();
     progress.now("vm: the machine runs");
     let begin = Instant::now();
@@ -89,7 +93,8 @@ fn one(workspace: &Workspace, release: image::Release, progress: &Progress) -> R
     // Guests are halted and the machine goes down by itself.
     count += Count::of(report.ended);
     disk.remove();
-    Ok(Outcome::Ran(count))
+    let figures = results::figures(&report.results).into_iter().map(str::to_owned).collect();
+    Ok(Outcome::Ran(count, figures))
 }
 
 /// Reads what came over the serial line: the checks, and lines for people.
