@@ -8,7 +8,10 @@ use model::{Limits, MountMode, Seccomp};
 use crate::devices::{self, DeviceKind, NicChoice, RootChoice};
 use crate::grain::{self, GrainChoice};
 use crate::keys::{FOREIGN, Kind, describe_kind, find_key};
-use crate::limits::{allowance, autoscale, cpu_range, cpus, limits, memory, memory_range, percent, swap, time_us};
+use crate::limits::{
+    allowance, autoscale, cpu_range, cpus, idle_freeze_ms, limits, memory, memory_range, pause_ms, percent, swap,
+    time_us,
+};
 use crate::written::{Expanded, Map, Written};
 use crate::{INSTANCE_KEYS, Invalid};
 
@@ -36,6 +39,8 @@ pub struct InstanceConfig {
     pub limits: Limits,
     /// Those of them that follow the need.
     pub autoscale: Autoscale,
+    /// Milliseconds without work after which it is held still; `None` for never.
+    pub idle_freeze_ms: Option<u64>,
     /// Isolation.
     pub sandbox: SandboxChoice,
     /// Namespaces.
@@ -57,6 +62,7 @@ pub fn parse_instance(expanded: &Expanded) -> Result<InstanceConfig, Invalid> {
     Ok(InstanceConfig {
         limits,
         autoscale: autoscale(config),
+        idle_freeze_ms: idle_freeze_ms(config),
         sandbox: sandbox(config)?,
         grain: grain::parse(config)?,
         environment: environment(config),
@@ -91,6 +97,7 @@ fn check(key: &str, value: &str) -> Result<(), Invalid> {
             Kind::Cpus => cpus(value).is_some(),
             Kind::Allowance => allowance(value).is_some(),
             Kind::Time => time_us(value).is_some_and(|us| us > 0),
+            Kind::Pause => pause_ms(value).is_some(),
             Kind::Percent => percent(value).is_some(),
             Kind::MemoryRange => memory_range(value).is_some(),
             Kind::CpuRange => cpu_range(value).is_some(),

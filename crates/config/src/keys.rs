@@ -21,6 +21,8 @@ pub enum Kind {
     Allowance,
     /// A time like `25ms`.
     Time,
+    /// A longer time like `30s`, `5m` or `2h`.
+    Pause,
     /// A share of a hundred like `12.5%`.
     Percent,
     /// A range of sizes like `256MiB..4GiB`.
@@ -118,6 +120,14 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Live::Restart,
         "A variable in the environment of init and of exec'd programs.",
     ),
+    Key {
+        name: "idle.freeze",
+        kind: Kind::Pause,
+        default: "never",
+        live: Live::Now,
+        doc: "How long it does nothing before it is held still and its memory is taken back; it goes on with the first packet or request.",
+        extension: "sysctl_idle",
+    },
     key("image.*", Kind::Text, "", Live::Now, "A property of the image that the instance was made from."),
     key("limits.cpu", Kind::Cpus, "all CPUs", Live::Now, "How many CPUs the instance runs on, or which."),
     key(
@@ -352,6 +362,7 @@ pub fn describe_kind(kind: Kind) -> String {
         Kind::Size => "a size like 512MiB or 2GB".into(),
         Kind::Swap => "true or false, or a size like 512MiB".into(),
         Kind::Time => "a time like 25ms".into(),
+        Kind::Pause => "a time from 1s to 30 days like 30s, 5m or 2h".into(),
         Kind::Percent => "a share like 12.5%, up to 100%".into(),
         Kind::MemoryRange => "a range of sizes like 256MiB..4GiB, the least first".into(),
         Kind::CpuRange => "a range of CPU time like 25%..400%, the least first; 100% is one CPU".into(),

@@ -13,7 +13,7 @@ pub use devices::{DeviceKind, NicChoice, RootChoice};
 pub use grain::{GrainChoice, JoinPolicy, ShareChoice, parse as grain};
 pub use instance::{InstanceConfig, SandboxChoice, check_profile, parse_instance};
 pub use keys::{INSTANCE_KEYS, Key, Kind, Live, describe_kind, find_key};
-pub use limits::{autoscale, limits};
+pub use limits::{autoscale, idle_freeze_ms, limits};
 pub use written::{Expanded, Map, Maps, Written, expand};
 
 /// A key or value that is not accepted.

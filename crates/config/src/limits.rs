@@ -111,6 +111,25 @@ pub(crate) fn time_us(text: &str) -> Option<u64> {
     text.trim().strip_suffix("ms")?.trim().parse::<u64>().ok()?.checked_mul(1000)
 }
 
+/// Milliseconds of a text like `30s`, `5m` or `2h`: from a second to 30 days.
+pub(crate) fn pause_ms(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let ms = number.trim().parse::<u64>().ok()?.checked_mul(seconds * 1000)?;
+    (1000..=30 * 24 * 3_600_000).contains(&ms).then_some(ms)
+}
+
+/// Milliseconds without work after which an instance is held still; `None` for never.
+pub fn idle_freeze_ms(config: &Map) -> Option<u64> {
+    given(config, "idle.freeze").and_then(pause_ms)
+}
+
 /// Hundredths of a percent of a text like `12.5%`.
 pub(crate) fn percent(text: &str) -> Option<u32> {
     let number = text.strip_suffix('%')?.trim();

@@ -22,6 +22,7 @@ use crate::mailbox::{Mailbox, Posted};
 use crate::operations::{self, NewOperation, Operation, OperationView};
 use crate::pace::{Pace, Reboot};
 use crate::record::{InstanceRecord, Record, Telling, WishState};
+use crate::rest::RestHeard;
 use crate::scale::NeedHeard;
 use crate::sharing::FOLLOW_TIMEOUT_S;
 use crate::telling::telling_of_end;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Limits(Box<LimitsOrder>),
     /// The kernel says that it needs more or less of something.
     Scale(NeedHeard),
+    /// It does nothing, or is called in its sleep.
+    Rest(RestHeard),
     /// Something may have changed on the host, or the daemon has just started.
     Look,
     /// The daemon ends and takes its guests along.
@@ -74,6 +77,8 @@ pub(crate) struct Instance {
     pub(crate) given_up: AtomicU32,
     /// Somebody waits to have it look again.
     looks_again: AtomicBool,
+    /// This daemon put it to sleep, and hears of calls since.
+    pub(crate) sleeps: AtomicBool,
     changed: watch::Sender<()>,
 }
 
@@ -81,9 +86,9 @@ impl Instance {
     pub(crate) fn new(record: InstanceRecord) -> Arc<Instance> {
         let view = InstanceView { record, observed: Observed::default(), version: 1 };
         let (id, view) = (view.record.id, RwLock::new(Arc::new(view)));
-        let (given_up, looks_again) = (AtomicU32::new(0), AtomicBool::new(false));
+        let (given_up, looks_again, sleeps) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let (mailbox, pace, changed) = (Mailbox::new(), Pace::default(), watch::channel(()).0);
-        Arc::new(Instance { id, mailbox, view, pace, given_up, looks_again, changed })
+        Arc::new(Instance { id, mailbox, view, pace, given_up, looks_again, sleeps, changed })
     }
 
     /// As it is now.
@@ -121,7 +126,7 @@ impl Instance {
                 let _ = order.done.send(Err(Error::Conflict(TOO_MANY.into())));
             }
             // It will look anyway when it comes to the others.
-            Posted::Full(Command::Scale(_) | Command::Look | Command::Halt) => {}
+            Posted::Full(Command::Scale(_) | Command::Rest(_) | Command::Look | Command::Halt) => {}
         }
     }
 
@@ -170,6 +175,7 @@ impl Instance {
             Command::Create { operation, accepted } => worker.create(*operation, accepted).await,
             Command::Limits(order) => worker.limits(*order).await,
             Command::Scale(heard) => worker.scale(heard).await,
+            Command::Rest(heard) => worker.rest(heard).await,
             Command::Look => worker.look().await,
             Command::Halt => worker.halt().await,
         }
@@ -290,6 +296,8 @@ impl Worker<'_> {
             after.joined = self.shared.boots_of_owners(&wish);
             after.pins = wish.spec.sandbox.namespaces.pins().collect();
         }
+        // Whatever is asked of it wakes it.
+        after.asleep = false;
         after.previous = Some(Box::new(before.wish.clone()));
         after.wish = wish;
         after.newest_boot = newest_boot;
@@ -367,6 +375,7 @@ impl Worker<'_> {
         let mut progress = Done::default();
         let result = self.rounds(seen, gate, operation, &mut progress).await;
         self.watch_need();
+        self.watch_rest();
         result.map_err(|error| Failure { error, discarded: progress.discarded, discarding: progress.discarding })
     }
 
@@ -548,6 +557,10 @@ impl Worker<'_> {
         if self.holds_back(&record, &observed) {
             return;
         }
+        if record.asleep && !self.instance.sleeps.load(Ordering::Acquire) {
+            self.wake("a daemon that did not hear of calls before", std::time::Instant::now()).await;
+        }
+        let record = self.record();
         let ran = self.instance.view().pid().is_some();
         match self.react(&record, &observed).await {
             Ok(()) => {}
@@ -642,6 +655,7 @@ impl Worker<'_> {
         };
         let Some((power, stop, telling)) = own.or_else(follow) else { return Ok(()) };
         let mut after = record.clone();
+        after.asleep = false;
         after.wish.power = power;
         after.wish.stop = stop;
         after.newest_boot = power.boot().map_or(after.newest_boot, |boot: BootGen| boot.max(after.newest_boot));

@@ -107,6 +107,9 @@ impl Shared {
     /// What the loop works towards for a record.
     pub(crate) fn wish(&self, record: &InstanceRecord) -> Result<Wish> {
         let mut wish = self.wish_of(record)?;
+        if let (Power::On { boot, .. }, true) = (wish.power, record.asleep) {
+            wish.power = Power::On { boot, frozen: true };
+        }
         if self.halting.load(Ordering::Acquire) {
             wish.power = Power::Off;
         }
@@ -549,6 +552,7 @@ impl Engine {
             levels: Default::default(),
             scalings: Vec::new(),
             newest_boot: boot,
+            asleep: false,
             error: None,
             telling: Vec::new(),
             joined: BTreeMap::new(),

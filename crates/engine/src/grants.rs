@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use model::{DeviceName, IdMap, InstanceId};
+use config::ShareChoice;
+use model::{DeviceName, IdMap, InstanceId, NamespaceKind};
 
 use crate::catalog::Catalog;
 use crate::engine::Shared;
@@ -54,6 +55,12 @@ impl Shared {
         let limits = &config.limits;
         plan::refuse_limits(limits, self.host.facts())?;
         plan::refuse_autoscale(&config.autoscale, limits, self.host.facts())?;
+        if config.idle_freeze_ms.is_some()
+            && !matches!(config.grain.shares.get(&NamespaceKind::Net), None | Some(ShareChoice::Private))
+        {
+            let text = "idle.freeze: nobody can tell which packets are for an instance without a network of its own, so nothing would wake it: take this key or namespaces.net back";
+            return Err(Error::Invalid(text.into()));
+        }
         let pool = catalog.pools.get(&config.root.pool).filter(|pool| !pool.spec.source.is_empty());
         match pool {
             // Which disk that is was not looked for.

@@ -10,7 +10,7 @@ use model::scale::{Need, Resource, Watch};
 use model::step::Step;
 use model::{
     Boot, Fingerprint, Gauges, HostFacts, InstanceId, InstanceName, Knob, KnobChange, Mac, NetworkName, Observed,
-    PinId, PinSeen, PoolName,
+    PinId, PinSeen, PoolName, Rest,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -50,6 +50,10 @@ pub enum HostEvent {
     NetworkHealed(String, String),
     /// Somebody breaks something again and again; it is left as it is: its name, and what it is.
     LeftBroken(String, String),
+    /// A boot has done nothing for the time that was asked for.
+    Idle(Boot),
+    /// Something wants a boot that sleeps: what.
+    Called(Boot, &'static str),
     /// What a boot needs of something that follows the need.
     Need(Boot, Resource, Need),
     /// Processes of a boot were killed because it had no memory left.
@@ -103,6 +107,13 @@ pub trait Host: Send + Sync + 'static {
 
     /// Has the kernel tell what a boot needs ([`HostEvent::Need`]), until its group is gone or something else is asked for.
     fn watch_need(&self, boot: Boot, watch: Watch);
+
+    /// Tells when a boot does nothing ([`HostEvent::Idle`]), or when something wants one that sleeps ([`HostEvent::Called`]),
+    /// until something else is asked for. Calls are heard from the return on.
+    fn watch_rest(&self, boot: Boot, rest: Rest);
+
+    /// Processes of a boot that somebody runs from outside, and follows.
+    fn sessions(&self, boot: Boot) -> usize;
 
     /// Takes memory from a boot that it can spare, until it uses so many bytes at most. Nobody is killed for that; what is
     /// used in the end is told by its gauges.

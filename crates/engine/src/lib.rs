@@ -30,6 +30,7 @@ mod operations;
 mod pace;
 mod rebuild;
 mod record;
+mod rest;
 mod scale;
 mod sharing;
 mod streams;

@@ -108,6 +108,9 @@ pub struct InstanceRecord {
     pub scalings: Vec<Scaling>,
     /// The last boot number that was given out.
     pub newest_boot: BootGen,
+    /// It did nothing for a while and is held still until it is called.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asleep: bool,
     /// Why the wish could not be reached.
     pub error: Option<String>,
     /// What is told once the wish is reached, by whichever daemon lives then.

@@ -51,6 +51,12 @@ impl Shared {
         expanded.map_or_else(|_| Autoscale::default(), |expanded| config::autoscale(&expanded.config))
     }
 
+    /// Milliseconds without work after which an instance is held still.
+    pub(crate) fn idle_freeze(&self, record: &InstanceRecord) -> Option<u64> {
+        let expanded = self.catalog().expand(&record.project, &record.wish.profiles, &record.wish.written);
+        expanded.ok().and_then(|expanded| config::idle_freeze_ms(&expanded.config))
+    }
+
     /// What the budget has left beside the levels of all others.
     fn memory_room(&self, but: InstanceId) -> u64 {
         // Not while the instances are held: the catalogue comes before these.

@@ -24,6 +24,14 @@ pub(crate) fn take(shared: &Arc<Shared>, event: HostEvent) -> Option<InstanceId>
             shared.scale(boot, resource, need);
             None
         }
+        HostEvent::Idle(boot) => {
+            shared.rest_heard(boot, None);
+            None
+        }
+        HostEvent::Called(boot, by) => {
+            shared.rest_heard(boot, Some(by));
+            None
+        }
         HostEvent::KeeperLost { boot, sessions } => {
             let lost = sessions.map_or_else(|| "unknown: no daemon watched".into(), serde_json::Value::from);
             let mut context = cause(LOST_KEEPER);

@@ -11,12 +11,19 @@ pub const EVERY_TYPE: u16 = 0x0003;
 /// As in `linux/if_packet.h`; since Linux 4.20.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
-/// Opens a non-blocking socket for the frames of one EtherType (host byte order) that interface `index` receives.
-///
-/// Frames that this host itself sends are not among them, so they cost nothing.
+/// Which way frames go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// In. What this host itself sends is not among them, so it costs nothing.
+    In,
+    /// In and out.
+    Both,
+}
+
+/// Opens a non-blocking socket for the frames of one EtherType (host byte order) of interface `index`.
 ///
 /// `filter` is a classic BPF program over the frame; frames for which it returns 0 never reach the socket.
-pub fn open(index: u32, ether_type: u16, filter: &[Instruction]) -> Result<OwnedFd> {
+pub fn open(index: u32, ether_type: u16, side: Side, filter: &[Instruction]) -> Result<OwnedFd> {
     // Protocol 0 receives nothing until bind, so no frame can slip in before the filter is attached.
     // SAFETY: returns a new descriptor.
     let socket = unsafe {
@@ -37,7 +44,7 @@ pub fn open(index: u32, ether_type: u16, filter: &[Instruction]) -> Result<Owned
             size_of::<libc::sock_fprog>() as u32,
         )
     }))?;
-    let on: libc::c_int = 1;
+    let on = libc::c_int::from(side == Side::In);
     // SAFETY: `on` is an int of the length given.
     checked(i64::from(unsafe {
         libc::setsockopt(

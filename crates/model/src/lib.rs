@@ -11,6 +11,7 @@ pub mod name;
 pub mod net;
 pub mod observed;
 pub mod pin;
+pub mod rest;
 pub mod sandbox;
 pub mod scale;
 pub mod step;
@@ -28,6 +29,7 @@ pub use name::{DeviceName, InstanceName, InvalidName, NamespaceName, NetworkName
 pub use net::{Cidr, Mac, NetworkSpec, NicSpec};
 pub use observed::{BootSeen, End, GroupSeen, GuestSeen, NicSeen, Observed};
 pub use pin::{PinId, PinSeen, PinSource, PinSpec};
+pub use rest::Rest;
 pub use sandbox::{
     Clocks, DeviceNode, MountMode, NamespaceKind, Namespaces, ResourceLimit, SandboxSpec, Seccomp, Share,
 };

@@ -95,6 +95,11 @@ impl Power {
             Power::On { boot, .. } => Some(boot),
         }
     }
+
+    /// Whether a boot's processes are held still.
+    pub fn is_frozen(self) -> bool {
+        matches!(self, Power::On { frozen: true, .. })
+    }
 }
 
 /// What should be true of one instance on the host.

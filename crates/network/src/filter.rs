@@ -15,14 +15,14 @@ use kernel::seccomp::Instruction;
 
 // Operations of linux/filter.h: load a word, half or byte from a fixed place; a half behind the IP header (whose length
 // is in X); X = length of the IPv4 header; jump if equal; jump if any bit is set; end.
-const LOAD_WORD: u16 = 0x20;
-const LOAD_HALF: u16 = 0x28;
-const LOAD_BYTE: u16 = 0x30;
+pub(crate) const LOAD_WORD: u16 = 0x20;
+pub(crate) const LOAD_HALF: u16 = 0x28;
+pub(crate) const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF_BEHIND_X: u16 = 0x48;
 const X_IS_HEADER_LENGTH: u16 = 0xb1;
-const JUMP_EQUAL: u16 = 0x15;
+pub(crate) const JUMP_EQUAL: u16 = 0x15;
 const JUMP_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
+pub(crate) const RETURN: u16 = 0x06;
 /// Not a place in the frame but the kernel's word on whether it carried a VLAN tag.
 const TAG_PRESENT: u32 = 0xffff_f000 + 48;
 
@@ -36,17 +36,18 @@ pub const LONGEST_FRAME: usize = 2048;
 
 /// Where a jump leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum To {
+pub(crate) enum To {
     Next,
     Reject,
     Accept,
     Ipv6,
     SixUdp,
     Icmp6,
+    Arp,
 }
 
-/// A line of the program.
-enum Line {
+/// A line of a program.
+pub(crate) enum Line {
     Here(To),
     Do(u16, u32),
     If(u16, u32, To, To),
@@ -112,7 +113,7 @@ pub fn program(ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> Vec<Instructio
 
 /// Turns names of places into distances. Jumps only lead forward, and the program is far shorter than the 255 lines
 /// that a distance can span.
-fn assemble(lines: &[Line]) -> Vec<Instruction> {
+pub(crate) fn assemble(lines: &[Line]) -> Vec<Instruction> {
     let mut places = Vec::new();
     let mut count = 0u8;
     for line in lines {
@@ -140,6 +141,33 @@ fn assemble(lines: &[Line]) -> Vec<Instruction> {
     program
 }
 
+/// What the kernel does with a program: a load outside the frame ends it with 0. `word` is the kernel's word beside the frame.
+#[cfg(test)]
+pub(crate) fn run(program: &[Instruction], frame: &[u8], word: u32) -> Option<u32> {
+    let load = |at: usize, length: usize| {
+        let bytes = frame.get(at..at + length)?;
+        Some(bytes.iter().fold(0u32, |value, byte| value << 8 | u32::from(*byte)))
+    };
+    let (mut a, mut x, mut at) = (0, 0, 0);
+    loop {
+        let line = program[at];
+        let k = line.value as usize;
+        at += 1;
+        match line.code {
+            LOAD_WORD | LOAD_BYTE if line.value >= 0xffff_f000 => a = word,
+            LOAD_WORD => a = load(k, 4)?,
+            LOAD_HALF => a = load(k, 2)?,
+            LOAD_BYTE => a = load(k, 1)?,
+            LOAD_HALF_BEHIND_X => a = load(k + x, 2)?,
+            X_IS_HEADER_LENGTH => x = (load(k, 1)? as usize & 15) * 4,
+            JUMP_EQUAL => at += usize::from(if a == line.value { line.jump_true } else { line.jump_false }),
+            JUMP_ANY_BIT => at += usize::from(if a & line.value != 0 { line.jump_true } else { line.jump_false }),
+            RETURN => return Some(line.value),
+            code => panic!("operation {code:#x}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -150,35 +178,9 @@ mod tests {
     use super::*;
     use crate::frame::{Datagram, Icmp6};
 
-    /// What the kernel does with the program: a load outside the frame ends it with 0.
-    fn run(program: &[Instruction], frame: &[u8], tagged: bool) -> Option<u32> {
-        let load = |at: usize, length: usize| {
-            let bytes = frame.get(at..at + length)?;
-            Some(bytes.iter().fold(0u32, |value, byte| value << 8 | u32::from(*byte)))
-        };
-        let (mut a, mut x, mut at) = (0, 0, 0);
-        loop {
-            let line = program[at];
-            let k = line.value as usize;
-            at += 1;
-            match line.code {
-                LOAD_WORD if line.value == TAG_PRESENT => a = u32::from(tagged),
-                LOAD_WORD => a = load(k, 4)?,
-                LOAD_HALF => a = load(k, 2)?,
-                LOAD_BYTE => a = load(k, 1)?,
-                LOAD_HALF_BEHIND_X => a = load(k + x, 2)?,
-                X_IS_HEADER_LENGTH => x = (load(k, 1)? as usize & 15) * 4,
-                JUMP_EQUAL => at += usize::from(if a == line.value { line.jump_true } else { line.jump_false }),
-                JUMP_ANY_BIT => at += usize::from(if a & line.value != 0 { line.jump_true } else { line.jump_false }),
-                RETURN => return Some(line.value),
-                code => panic!("operation {code:#x}"),
-            }
-        }
-    }
-
     fn passes(frame: &[u8]) -> bool {
         let program = program(Some(Ipv4Addr::new(10, 9, 1, 1)), "fd00:9:1::1".parse().ok());
-        run(&program, frame, false).unwrap_or(0) > 0
+        run(&program, frame, 0).unwrap_or(0) > 0
     }
 
     fn udp(to: &str) -> Vec<u8> {
@@ -205,16 +207,16 @@ mod tests {
         assert!(passes(&icmp6(133)));
         assert!(!passes(&icmp6(134)) && !passes(&icmp6(135)));
         let program = program(None, None);
-        assert_eq!(run(&program, &udp("10.9.1.1:53"), false), Some(0));
-        assert_eq!(run(&program, &udp("[fd00:9:1::1]:53"), false), Some(0));
-        assert_eq!(run(&program, &udp("10.9.1.1:67"), false), Some(LONGEST_FRAME as u32));
+        assert_eq!(run(&program, &udp("10.9.1.1:53"), 0), Some(0));
+        assert_eq!(run(&program, &udp("[fd00:9:1::1]:53"), 0), Some(0));
+        assert_eq!(run(&program, &udp("10.9.1.1:67"), 0), Some(LONGEST_FRAME as u32));
     }
 
     #[test]
     fn tagged_and_fragmented_frames_and_other_protocols_do_not_pass() {
         let program = program(Some(Ipv4Addr::new(10, 9, 1, 1)), None);
         let frame = udp("10.9.1.1:53");
-        assert_eq!(run(&program, &frame, true), Some(0));
+        assert_eq!(run(&program, &frame, 1), Some(0));
         for (at, value) in [(12, 9), (20, 0x20), (21, 1), (23, 6)] {
             let mut frame = frame.clone();
             frame[at] = value;

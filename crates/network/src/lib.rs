@@ -20,6 +20,7 @@ pub mod rate;
 pub mod resolv;
 pub mod serve;
 pub mod tunable;
+pub mod wake;
 pub mod watch;
 
 #[cfg(test)]

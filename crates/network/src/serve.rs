@@ -96,7 +96,7 @@ impl Gateway {
     /// [`Gateway::degraded`].
     pub fn start(bridge: u32, config: GatewayConfig, directory: Arc<Directory>) -> Result<Gateway> {
         let (ipv4, ipv6) = config.served();
-        let socket = packet::open(bridge, packet::EVERY_TYPE, &filter::program(ipv4, ipv6))
+        let socket = packet::open(bridge, packet::EVERY_TYPE, packet::Side::In, &filter::program(ipv4, ipv6))
             .map_err(|errno| Error::Socket { what: "packet", errno })?;
         // Room for some 1,300 questions that come at once; the memory is only used while they wait. A smaller one will
         // do.

@@ -44,6 +44,7 @@ pub const OWN_EXTENSIONS: &[&str] = &[
     "sysctl_autoscale",
     "sysctl_events_since",
     "sysctl_explain",
+    "sysctl_idle",
     "sysctl_limits_sync",
     "sysctl_namespaces",
     "sysctl_plan",

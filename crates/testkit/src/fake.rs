@@ -9,6 +9,7 @@ use engine::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, NameEntry, Progress, Session,
     StepError, Survey, Usage,
 };
+use model::Rest;
 use model::scale::{Need, Resource, Watch};
 use model::{
     BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen, GroupUsage, GuestSeen,
@@ -128,6 +129,15 @@ impl FakeHost {
         let boot = self.world().boots.keys().find(|boot| boot.id == id).copied();
         if let Some(boot) = boot {
             let _ = self.events.try_send(HostEvent::Need(boot, Resource::Memory, Need::More));
+        }
+    }
+
+    /// An instance's guest has done nothing for long, or something wants it in its sleep.
+    pub fn rest(&self, id: InstanceId, called: bool) {
+        let boot = self.world().boots.keys().find(|boot| boot.id == id).copied();
+        if let Some(boot) = boot {
+            let event = if called { HostEvent::Called(boot, "a frame") } else { HostEvent::Idle(boot) };
+            let _ = self.events.try_send(event);
         }
     }
 
@@ -515,6 +525,12 @@ impl Host for FakeHost {
     }
 
     fn watch_need(&self, _boot: Boot, _watch: Watch) {}
+
+    fn watch_rest(&self, _boot: Boot, _rest: Rest) {}
+
+    fn sessions(&self, _boot: Boot) -> usize {
+        0
+    }
 
     fn take_memory(&self, _boot: Boot, _down_to: u64) -> BoxFuture<'_, ()> {
         Box::pin(async {})

@@ -33,6 +33,8 @@ pub(crate) enum Row {
     LimitsAtOnce,
     LimitsAtOnceStopped,
     Scale,
+    Sleep,
+    Wake,
     RemoveNic,
     AddNic,
     Nesting,
@@ -72,7 +74,7 @@ pub(crate) enum Row {
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 55] = [
+pub(crate) const ROWS: [Row; 57] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -92,6 +94,8 @@ pub(crate) const ROWS: [Row; 55] = [
     Row::LimitsAtOnce,
     Row::LimitsAtOnceStopped,
     Row::Scale,
+    Row::Sleep,
+    Row::Wake,
     Row::RemoveNic,
     Row::AddNic,
     Row::Nesting,
@@ -193,6 +197,9 @@ impl Row {
             Row::Limits | Row::LimitsAtOnce => facts("running", "running limited", "instance-updated"),
             Row::LimitsStopped | Row::LimitsAtOnceStopped => facts("stopped", "stopped limited", "instance-updated"),
             Row::Scale => facts("running", "running scaled", "instance-scaled"),
+            // The next daemon lets it go on, so that it may be told of both.
+            Row::Sleep => quiet("running", "running asleep"),
+            Row::Wake => quiet("running asleep", "running"),
             Row::RemoveNic => facts("running", "running bare", "instance-updated"),
             Row::AddNic => facts("running bare", "running", "instance-updated"),
             Row::Nesting => facts("stopped", "stopped nesting", "instance-updated"),
@@ -251,7 +258,7 @@ impl Row {
     /// The guest does it by itself: nobody is promised anything.
     pub(crate) fn is_guests(self) -> bool {
         let ends = matches!(self, Row::GuestReboot | Row::GuestHalt | Row::GuestDies | Row::GuestEphemeral);
-        ends || matches!(self, Row::OwnerHalts | Row::OwnerReboots | Row::Scale)
+        ends || matches!(self, Row::OwnerHalts | Row::OwnerReboots | Row::Scale | Row::Sleep | Row::Wake)
     }
 
     /// It is about the namespaces of web1, which another instance, side, lives in.
@@ -332,6 +339,13 @@ impl Daemon {
         }
         if row == Row::Scale {
             self.must(self.verb(key("autoscale.memory", "100MiB..1GiB")).await).await;
+        }
+        if matches!(row, Row::Sleep | Row::Wake) {
+            self.must(self.verb(key("idle.freeze", "1m")).await).await;
+        }
+        if row == Row::Wake {
+            self.host.rest(self.record("web1").expect("web1").id, false);
+            self.rest().await;
         }
         if row == Row::Purge {
             self.make_objects(true).await;
@@ -437,8 +451,11 @@ impl Daemon {
             }
             _ => {
                 let id = self.record("web1").ok_or("gone")?.id;
-                if row == Row::Scale {
-                    self.host.need_memory(id);
+                if matches!(row, Row::Scale | Row::Sleep | Row::Wake) {
+                    match row {
+                        Row::Scale => self.host.need_memory(id),
+                        _ => self.host.rest(id, row == Row::Wake),
+                    }
                     self.rest().await;
                     return Ok(());
                 }
@@ -536,6 +553,7 @@ impl Daemon {
         let high = group.and_then(|group| group.settings.get(&Knob::MemoryHigh));
         for (holds, word) in [
             (high == Some(&Setting::Number(125 << 20)), " scaled"),
+            (group.is_some_and(|group| group.frozen && !wish.power.is_frozen()), " asleep"),
             (limited, " limited"),
             (wish.nics.is_empty() && name == "web1", " bare"),
             (row == Row::Join && wish.power.boot().is_some() && !view.record.joined.is_empty(), " joined"),

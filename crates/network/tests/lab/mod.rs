@@ -185,7 +185,9 @@ impl Wire {
     pub fn new(guest: &Guest) -> Wire {
         let index = link::find(&mut guest.space.route(), &name("eth0")).expect("a look").expect("eth0").index;
         let everything = [Instruction { code: 0x06, jump_true: 0, jump_false: 0, value: 0xffff }];
-        let socket = guest.space.run(move || packet::open(index, packet::EVERY_TYPE, &everything).expect("a socket"));
+        let socket = guest
+            .space
+            .run(move || packet::open(index, packet::EVERY_TYPE, packet::Side::In, &everything).expect("a socket"));
         Wire { socket, index }
     }
 

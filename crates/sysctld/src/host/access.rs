@@ -191,6 +191,9 @@ impl Access for RealHost {
         pool: &'a PoolName,
         ids: IdMap,
     ) -> BoxFuture<'a, Result<OwnedFd, StepError>> {
+        if let Some(boot) = boot {
+            self.boots.rests.call(boot, "its files");
+        }
         Box::pin(self.open_files(boot, root, pool, ids))
     }
 

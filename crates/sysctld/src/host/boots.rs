@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::network::wake::Callee;
 use engine::{HostEvent, InheritedSession, StepError};
 use model::scale::Watch;
 use model::{
@@ -22,6 +23,7 @@ use super::need::Needs;
 use super::network::{AttachedNic, Networks};
 use super::oom::OomWatch;
 use super::pins::Pins;
+use super::rest::Rests;
 use super::session::KeptSession;
 use super::spawn::{self, Spawn};
 use super::words;
@@ -77,6 +79,8 @@ pub(crate) struct Boots {
     inherited: Mutex<Vec<(Arc<Keeper>, u32)>>,
     events: mpsc::Sender<HostEvent>,
     pub(super) needs: Needs,
+    /// Who does nothing, and who sleeps.
+    pub(super) rests: Rests,
     /// `None` when the host has no more descriptors for it.
     oom: Option<Arc<OomWatch>>,
 }
@@ -97,6 +101,7 @@ impl Boots {
         let boots = Arc::new(Boots {
             oom: oom.ok(),
             needs: Needs::new(groups.clone(), events.clone()),
+            rests: Rests::new(events.clone()),
             groups,
             pins: Pins::new(runtime_dir, spawn.clone()),
             spawn,
@@ -494,6 +499,17 @@ impl Boots {
         self.on_groups(step, move |groups| groups.wait_frozen(boot, frozen)).await
     }
 
+    /// Processes of a boot that somebody runs from outside; its console is no such.
+    pub(crate) fn sessions(&self, boot: Boot) -> usize {
+        self.keeper(boot).map_or(0, |keeper| keeper.process_count())
+    }
+
+    /// Links of a boot on the host, and whom they lead to.
+    pub(super) fn callees(&self, boot: Boot) -> Vec<(String, Callee)> {
+        let entries = self.entries();
+        entries.get(&boot).into_iter().flat_map(|entry| entry.nics.values()).map(AttachedNic::callee).collect()
+    }
+
     /// Makes init, up to where it waits to be let go.
     pub(crate) async fn spawn(
         self: &Arc<Self>,
@@ -621,6 +637,7 @@ impl Boots {
             oom.remove(boot);
         }
         self.needs.watch(boot, Watch::default());
+        self.rests.forget(boot);
         let mut entries = self.entries();
         if entries.get(&boot).is_some_and(|entry| entry.keeper.is_none() && entry.nics.is_empty()) {
             entries.remove(&boot);

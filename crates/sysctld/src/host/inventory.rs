@@ -137,7 +137,10 @@ impl RealHost {
         let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
         let connections = text.lines().filter(|line| line.ends_with(&socket)).count();
         let sessions: usize = boots.iter().map(|now| now.sessions).sum();
-        let of_boots = boots.len() * PER_BOOT + sessions * PER_SESSION + self.boots.needs.descriptors();
+        let of_boots = boots.len() * PER_BOOT
+            + sessions * PER_SESSION
+            + self.boots.needs.descriptors()
+            + self.boots.rests.descriptors(&self.boots);
         // A connection may be a stream between a client and a helper, a file that is sent, or an image.
         let allowed = RESTING + of_boots + connections * 3 + known.helpers.len() * 2;
         let kinds = processes::descriptors();

@@ -80,6 +80,7 @@ pub(crate) struct Keeper {
     lost_sessions: AtomicUsize,
     network: Mutex<Option<GuestNetwork>>,
     console_log: PathBuf,
+    events: mpsc::Sender<HostEvent>,
     /// Why answers were lost.
     broken: Mutex<Option<Errno>>,
 }
@@ -103,6 +104,7 @@ impl Keeper {
             lost_sessions: AtomicUsize::new(0),
             network: Mutex::default(),
             console_log,
+            events: events.clone(),
             broken: Mutex::default(),
         });
         tokio::spawn(read(keeper.clone(), events));
@@ -158,6 +160,12 @@ impl Keeper {
         let _ = self.channel.send(0, request, &[]).await;
     }
 
+    /// Somebody speaks to the guest, which may sleep.
+    pub(crate) fn called(&self, by: &'static str) {
+        // When there is no room for it, what else is told has the engine look.
+        let _ = self.events.try_send(HostEvent::Called(self.boot, by));
+    }
+
     /// A number for a new session.
     pub(crate) fn new_session(&self) -> u32 {
         self.next_session.fetch_add(1, Ordering::Relaxed)
@@ -170,6 +178,11 @@ impl Keeper {
     /// How many sessions somebody follows, the console among them.
     pub(crate) fn session_count(&self) -> usize {
         self.sessions().len()
+    }
+
+    /// How many of them are processes that somebody runs from outside: all but the console.
+    pub(crate) fn process_count(&self) -> usize {
+        self.sessions().keys().filter(|number| **number != 0).count()
     }
 
     pub(crate) fn forget_session(&self, number: u32) {

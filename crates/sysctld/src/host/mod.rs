@@ -15,6 +15,7 @@ mod network;
 mod oom;
 mod pins;
 mod processes;
+mod rest;
 mod session;
 mod spawn;
 mod upgrade;
@@ -34,7 +35,7 @@ use engine::{
 use model::scale::Watch;
 use model::{
     Boot, Gauges, HostFacts, InstanceId, Knob, NamespaceKind, Observed, OverlayWay, PinId, PinSeen, PoolName, PoolSpec,
-    Step,
+    Rest, Step,
 };
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
@@ -327,9 +328,10 @@ impl RealHost {
     async fn run(&self, boot: Boot, order: ExecOrder) -> Result<Arc<dyn Session>, StepError> {
         let keeper = self.boots.running(boot)?;
         let number = keeper.new_session();
-        // Known before its first output can come.
+        // Known before its first output can come, and before the guest is found asleep: it would be held still with it.
         let session = KeptSession::new(keeper.clone(), number);
         keeper.add_session(session.clone());
+        self.boots.rests.call(boot, "exec");
         let (columns, rows) = order.terminal.unwrap_or_default();
         let spec = ExecSpec {
             session: number,
@@ -465,6 +467,7 @@ impl Host for RealHost {
     fn console<'a>(&'a self, boot: Boot) -> BoxFuture<'a, Result<Arc<dyn Session>, StepError>> {
         Box::pin(async move {
             let session: Arc<dyn Session> = self.boots.running(boot)?.console();
+            self.boots.rests.call(boot, "the console");
             Ok(session)
         })
     }
@@ -483,6 +486,14 @@ impl Host for RealHost {
 
     fn watch_need(&self, boot: Boot, watch: Watch) {
         self.boots.needs.watch(boot, watch);
+    }
+
+    fn watch_rest(&self, boot: Boot, rest: Rest) {
+        self.boots.rests.watch(&self.boots, boot, rest);
+    }
+
+    fn sessions(&self, boot: Boot) -> usize {
+        self.boots.sessions(boot)
     }
 
     fn take_memory(&self, boot: Boot, down_to: u64) -> BoxFuture<'_, ()> {

@@ -155,6 +155,9 @@ impl KeptSession {
 
     async fn write_input(&self, part: InputPart) -> bool {
         let _turn = self.writing.lock().await;
+        if self.number == 0 {
+            self.keeper.called("the console");
+        }
         let mut taken = self.taken.subscribe();
         let mut offset = part.offset;
         // What is missing will not come: whoever sends was told where to go on.

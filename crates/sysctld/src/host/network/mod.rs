@@ -16,6 +16,7 @@ use network::netlink::Socket;
 use network::nft::{self, NetworkRules, NicRules, TableName};
 use network::serve::{Gateway, GatewayConfig};
 use network::tunable;
+use network::wake::Callee;
 use network::{Error, Result};
 use sha2::{Digest, Sha256};
 
@@ -40,6 +41,12 @@ pub(crate) struct AttachedNic {
 impl AttachedNic {
     pub(crate) fn seen(&self) -> NicSeen {
         NicSeen { host_name: self.host_name.to_string(), mac: Some(self.rules.mac), complete: self.complete }
+    }
+
+    /// The host's end, and whom it leads to.
+    pub(super) fn callee(&self) -> (String, Callee) {
+        let NicRules { mac, ipv4, ipv6, .. } = self.rules;
+        (self.host_name.to_string(), Callee { mac, ipv4, ipv6 })
     }
 }
 
