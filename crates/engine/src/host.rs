@@ -319,7 +319,7 @@ pub struct LinkUsage {
     pub up: bool,
     /// It is the loopback.
     pub loopback: bool,
-    /// Bytes and packets received, sent, errors in, errors out, drops in, drops out.
+    /// Bytes in and out, packets in and out, errors in and out, drops in and out.
     pub counters: [i64; 8],
 }
 

@@ -25,6 +25,7 @@ pub const EXTENSIONS: &[&str] = &[
     "instance_create_start",
     "instance_get_full",
     "instances",
+    "metrics",
     "network",
     "network_leases",
     "network_state",

@@ -43,4 +43,10 @@ impl Client {
     pub async fn get_load(&self) -> Result<Vec<InstanceLoad>> {
         self.get(Uri::new("/1.0/load")).await
     }
+
+    /// Figures of all instances in the text form of OpenMetrics, as collectors read it.
+    pub async fn get_metrics(&self) -> Result<String> {
+        let bytes = self.get_bytes(Uri::new("/1.0/metrics")).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }

@@ -202,6 +202,20 @@ async fn it_is_told_which_limit_bit_and_a_neighbour_does_not_feel_it() {
         load[0].hits.oom_kills > 0 && load[1].hits.oom_kills == 0 && load[0].memory_limit_bytes == 64 << 20,
         "{load:?}"
     );
+    let metrics = daemon.client.get_metrics().await.expect("metrics");
+    let figure = |name: &str, labels: &str| {
+        let own = r#"name="web1",project="default",type="container""#;
+        let begin = format!("{name}{{{labels}{}{own}}} ", if labels.is_empty() { "" } else { "," });
+        let line = metrics.lines().find_map(|line| line.strip_prefix(begin.as_str()));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{begin} in {metrics}"))
+    };
+    assert!(figure("incus_memory_OOM_kills_total", "") > 0.0 && figure("incus_procs_total", "") > 0.0);
+    assert_eq!(figure("incus_memory_MemTotal_bytes", ""), f64::from(64 << 20));
+    assert!(figure("incus_cpu_seconds_total", r#"cpu="all",mode="total""#) > 0.0);
+    assert!(figure("sysctl_limit_hits_total", r#"limit="memory.max""#) > 0.0);
+    assert!(figure("sysctl_pressure_seconds_total", r#"resource="cpu",share="some""#) > 0.0);
+    figure("incus_network_receive_bytes_total", r#"device="eth0""#);
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
     assert_eq!(daemon.status("web1").await, "Running");
     daemon.change("web1", "stop", true).await;
     assert_eq!(daemon.client.get_instance_pressure("web1").await.expect_err("stopped").status(), Some(400));

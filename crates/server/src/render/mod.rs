@@ -3,6 +3,7 @@
 pub(crate) mod graph;
 mod image;
 mod instance;
+pub(crate) mod metrics;
 mod network;
 mod project;
 

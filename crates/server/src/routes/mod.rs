@@ -11,6 +11,7 @@ mod images;
 mod instances;
 mod internal;
 mod limits;
+mod metrics;
 mod namespace_objects;
 mod namespaces;
 mod networks;
@@ -101,6 +102,7 @@ fn server_routes() -> Router<Arc<App>> {
         .route("/1.0/", get(root::get))
         .route("/1.0/events", get(events::listen))
         .route("/1.0/load", get(limits::load))
+        .route("/1.0/metrics", get(metrics::get))
         .route("/1.0/doctor", get(doctor::get).post(doctor::repair))
         .route("/internal/ready", get(internal::ready))
         .route("/internal/shutdown", put(internal::shutdown))
