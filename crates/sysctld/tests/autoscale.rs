@@ -7,6 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::Daemon;
+use support::curve::Point;
 use sysctl_api::Autoscaling;
 
 const MIB: u64 = 1 << 20;
@@ -42,6 +43,35 @@ async fn moved(daemon: &Daemon, what: &str, fits: impl Fn(&Autoscaling) -> bool)
     }
 }
 
+/// The longest that is drawn: ten minutes.
+const MOST_POINTS: usize = 6000;
+
+/// What the guest uses and may use, ten times a second until it is enough. A daemon that is dead meanwhile tells nothing.
+async fn watched(client: sysctl_client::Client, mut enough: tokio::sync::oneshot::Receiver<()>) -> Vec<Point> {
+    let (begun, mut points) = (Instant::now(), Vec::new());
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    while points.len() < MOST_POINTS {
+        tokio::select! {
+            _ = &mut enough => break,
+            _ = ticks.tick() => {}
+        }
+        let (load, levels) = tokio::join!(client.get_load(), client.get_instance_autoscale("web1"));
+        let (Ok(load), Ok(levels)) = (load, levels) else { continue };
+        if let (Some(load), Some(memory)) = (load.first(), levels.memory) {
+            points.push(Point { at: begun.elapsed().as_secs_f64(), used: load.memory_bytes, level: memory.level });
+        }
+    }
+    points
+}
+
+/// Draws the picture of the README anew when `SYSCTL_TEST_WRITE` is set.
+fn draw(points: &[Point], ceiling: u64) {
+    const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../autoscale.svg");
+    if std::env::var_os("SYSCTL_TEST_WRITE").is_some() {
+        std::fs::write(PICTURE, support::curve::svg(points, ceiling)).expect("autoscale.svg");
+    }
+}
+
 #[tokio::test]
 async fn memory_follows_the_need_up_and_down_and_nobody_is_killed_within_the_range() {
     let daemon = Daemon::new("scale-memory");
@@ -49,6 +79,8 @@ async fn memory_follows_the_need_up_and_down_and_nobody_is_killed_within_the_ran
     daemon.launch("web1", &[("autoscale.memory", "32MiB..400MiB")]).await;
     let first = levels(&daemon).await.memory.expect("a level");
     assert_eq!((first.min, first.max, first.level), (32 * MIB, 400 * MIB, 32 * MIB));
+    let (enough, until) = tokio::sync::oneshot::channel();
+    let watching = tokio::spawn(watched(sysctl_client::Client::new(daemon.runtime_dir().join("unix.socket")), until));
     let begun = Instant::now();
     // As fast as it can, far beyond its level and within its range.
     let grow = ["dd", "if=/dev/zero", "of=/dev/shm/work", "bs=1M", "count=200"];
@@ -68,6 +100,11 @@ async fn memory_follows_the_need_up_and_down_and_nobody_is_killed_within_the_ran
     assert_eq!(daemon.exec("web1", &["rm", "/dev/shm/work"]).await.code, 0);
     let shrunk = moved(&daemon, "shrunk", |now| now.memory.is_some_and(|memory| memory.level <= 64 * MIB)).await;
     let down = begun.elapsed();
+    enough.send(()).expect("it is watched");
+    let points = watching.await.expect("points");
+    let most = points.iter().map(|point| point.used).max().unwrap_or(0);
+    assert!((200 * MIB..=400 * MIB).contains(&most), "{most} bytes at the most, in {} points", points.len());
+    draw(&points, 400 * MIB);
     let hits = daemon.client.get_instance_limit_hits("web1").await.expect("hits");
     assert_eq!(hits.oom_kills, 0, "{hits:?}");
     // What people wrote is what people read: levels are no part of it.

@@ -67,7 +67,7 @@ fn all(workspace: &Workspace) -> Result<Vec<Piece>> {
     for entry in entries.flatten() {
         pieces.push(Piece { from: entry.path(), to: Path::new(RECIPES).join(entry.file_name()), mode: 0o644 });
     }
-    for name in ["LICENSE", "NAMESPACES.md", "README.md", "SECURITY.md"] {
+    for name in ["LICENSE", "NAMESPACES.md", "README.md", "SECURITY.md", "autoscale.svg"] {
         let from = workspace.root.join(name);
         if from.exists() {
             pieces.push(Piece { from, to: Path::new("/usr/share/doc/sysctl").join(name), mode: 0o644 });

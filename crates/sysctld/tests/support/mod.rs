@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod crashing;
+pub mod curve;
 pub mod mirror;
 pub mod strace;
 pub mod taken;
