@@ -409,30 +409,6 @@ impl Worker<'_> {
         Err(Error::Internal("the host does not stay as it is made".into()))
     }
 
-    /// Does without a look what somebody waits for and what is a write to a control group: by what was last seen, as a look
-    /// takes longer. Whether that is all there is to do. What that was wrong about comes with the next look.
-    async fn at_once(&self, asked: bool) -> Result<bool> {
-        let view = self.instance.view();
-        let (true, Some(boot)) = (asked, view.running()) else { return Ok(false) };
-        let steps = plan::diff(&self.shared.wish(&view.record)?, &view.observed, self.shared.host.facts());
-        if steps.is_empty() || !steps.iter().all(plan::is_instant) {
-            return Ok(false);
-        }
-        for step in &steps {
-            self.apply(step).await?;
-            self.instance.show(|view| {
-                let seen = view.observed.boots.get_mut(&boot.generation).and_then(|seen| seen.group.as_mut());
-                match (step, seen) {
-                    (Step::Freeze { .. }, Some(group)) => group.frozen = true,
-                    (Step::Thaw { .. }, Some(group)) => group.frozen = false,
-                    (Step::SetLimits { settings, .. }, Some(group)) => group.settings.extend(settings.clone()),
-                    _ => {}
-                }
-            });
-        }
-        Ok(true)
-    }
-
     pub(crate) async fn observe(&self, record: &InstanceRecord) -> Result<Observed> {
         let observed = self.shared.host.observe(record.id, &record.pool).await?;
         self.instance.show(|view| view.observed = observed.clone());

@@ -95,6 +95,30 @@ impl Worker<'_> {
         Ok(done)
     }
 
+    /// Does without a look what somebody waits for and what is a write to a control group: by what was last seen, as a look
+    /// takes longer. Whether that is all there is to do. What that was wrong about comes with the next look.
+    pub(crate) async fn at_once(&self, asked: bool) -> Result<bool> {
+        let view = self.instance.view();
+        let (true, Some(boot)) = (asked, view.running()) else { return Ok(false) };
+        let steps = plan::diff(&self.shared.wish(&view.record)?, &view.observed, self.shared.host.facts());
+        if steps.is_empty() || !steps.iter().all(plan::is_instant) {
+            return Ok(false);
+        }
+        for step in &steps {
+            self.apply(step).await?;
+            self.instance.show(|view| {
+                let seen = view.observed.boots.get_mut(&boot.generation).and_then(|seen| seen.group.as_mut());
+                match (step, seen) {
+                    (Step::Freeze { .. }, Some(group)) => group.frozen = true,
+                    (Step::Thaw { .. }, Some(group)) => group.frozen = false,
+                    (Step::SetLimits { settings, .. }, Some(group)) => group.settings.extend(settings.clone()),
+                    _ => {}
+                }
+            });
+        }
+        Ok(true)
+    }
+
     /// What is to be told is told, and written down as told, by the look that comes then.
     pub(crate) fn news_later(&self) {
         let (instance, shared) = (self.instance.clone(), self.shared.clone());
