@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Rest(RestHeard),
     /// Something may have changed on the host, or the daemon has just started.
     Look,
+    /// The same, from how it was seen just now.
+    LookFrom(Box<Observed>),
     /// The daemon ends and takes its guests along.
     Halt,
 }
@@ -126,7 +128,9 @@ impl Instance {
                 let _ = order.done.send(Err(Error::Conflict(TOO_MANY.into())));
             }
             // It will look anyway when it comes to the others.
-            Posted::Full(Command::Scale(_) | Command::Rest(_) | Command::Look | Command::Halt) => {}
+            Posted::Full(
+                Command::Scale(_) | Command::Rest(_) | Command::Look | Command::LookFrom(_) | Command::Halt,
+            ) => {}
         }
     }
 
@@ -176,7 +180,8 @@ impl Instance {
             Command::Limits(order) => worker.limits(*order).await,
             Command::Scale(heard) => worker.scale(heard).await,
             Command::Rest(heard) => worker.rest(heard).await,
-            Command::Look => worker.look().await,
+            Command::Look => worker.look(None).await,
+            Command::LookFrom(seen) => worker.look(Some(*seen)).await,
             Command::Halt => worker.halt().await,
         }
     }
@@ -216,7 +221,7 @@ impl Worker<'_> {
     /// The record, with nothing under way: what an earlier daemon began comes first.
     pub(crate) async fn settled_record(&self) -> Result<InstanceRecord> {
         if self.record().operation.is_some() {
-            self.look().await;
+            self.look(None).await;
         }
         let record = self.record();
         if record.operation.is_some() {
@@ -511,12 +516,16 @@ impl Worker<'_> {
     }
 
     /// Looks whether the host is as it should be, and makes it so: after a start of the daemon, or when told of a change.
-    async fn look(&self) {
+    async fn look(&self, seen: Option<Observed>) {
         if !self.shared.knows(self.instance.id) {
             return;
         }
         let record = self.record();
-        let observed = match self.observe(&record).await {
+        let seen = match seen {
+            Some(seen) => Ok(seen),
+            None => self.observe(&record).await,
+        };
+        let observed = match seen {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::error!(instance = %record.name, %error, "cannot look");

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use config::{Expanded, Written};
 use model::{
-    BootGen, Fingerprint, IdMap, InstanceId, InstanceName, Power, ProfileName, ProjectName, RootGen, RootSource, Step,
-    StopKind, Wish,
+    BootGen, Fingerprint, IdMap, InstanceId, InstanceName, Observed, Power, ProfileName, ProjectName, RootGen,
+    RootSource, Step, StopKind, Wish,
 };
 use store::{Op, Store, TxnError};
 use tokio::sync::oneshot;
@@ -250,13 +250,16 @@ impl Engine {
             tracing::error!(%error, "the host could not be compared with what is remembered");
         }
         self.end_orphaned_operations(&records);
-        self.see_running().await;
-        self.shared.for_all(|instance| instance.post(&self.shared, Command::Look));
+        let mut seen = self.see_running().await;
+        self.shared.for_all(|instance| {
+            let seen = seen.remove(&instance.id).map(|seen| Command::LookFrom(Box::new(seen)));
+            instance.post(&self.shared, seen.unwrap_or(Command::Look));
+        });
         Ok(())
     }
 
     /// What runs is shown as running from the first answer on, whenever the instance's own look comes.
-    async fn see_running(&self) {
+    async fn see_running(&self) -> HashMap<InstanceId, Observed> {
         let mut looks = tokio::task::JoinSet::new();
         self.shared.for_all(|instance| {
             let (instance, host) = (instance.clone(), self.shared.host.clone());
@@ -264,18 +267,24 @@ impl Engine {
             if record.wish.power.boot().is_some() {
                 looks.spawn(async move {
                     // What cannot be seen now is looked at again, and its error told, by the instance itself.
-                    if let Ok(observed) = host.observe(record.id, &record.pool).await {
-                        instance.show(|view| view.observed = observed);
-                    }
+                    let observed = host.observe(record.id, &record.pool).await.ok()?;
+                    instance.show(|view| view.observed = observed.clone());
+                    Some((record.id, observed))
                 });
             }
         });
         // What hangs is left to the instance's own look: nobody may have to wait for the daemon because of it.
-        let all = async { while looks.join_next().await.is_some() {} };
+        let mut seen = HashMap::new();
+        let all = async {
+            while let Some(look) = looks.join_next().await {
+                seen.extend(look.ok().flatten());
+            }
+        };
         if tokio::time::timeout(FIRST_LOOKS, all).await.is_err() {
             looks.detach_all();
             tracing::warn!("some instances cannot be looked at yet");
         }
+        seen
     }
 
     /// An instance that was asked for by a recipe is known by the image that was built for it, also when the daemon died

@@ -12,6 +12,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use claims::Claimed;
 use clap::Parser;
@@ -67,9 +68,29 @@ struct Daemon {
     _locks: [File; 2],
 }
 
+/// Where the time of a start goes.
+struct Laps {
+    last: Instant,
+    words: Vec<String>,
+}
+
+impl Laps {
+    fn begin() -> Laps {
+        Laps { last: Instant::now(), words: Vec::new() }
+    }
+
+    /// Ends one part of it.
+    fn note(&mut self, part: &str) {
+        let now = Instant::now();
+        self.words.push(format!("{part} {} us", (now - self.last).as_micros()));
+        self.last = now;
+    }
+}
+
 async fn run(options: Options) -> Result<(), String> {
     crash::arm()?;
-    let daemon = start(&options).await?;
+    let mut laps = Laps::begin();
+    let daemon = start(&options, &mut laps).await?;
     if options.purge {
         return purge(daemon).await;
     }
@@ -86,7 +107,8 @@ async fn run(options: Options) -> Result<(), String> {
         panic_at: std::env::var("SYSCTL_PANIC_PATH").unwrap_or_default(),
     };
     let app = App::new(daemon.engine.clone(), daemon.host.clone(), info, shutdown.clone());
-    tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), "ready");
+    let took = laps.words.join(", ");
+    tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), took, "ready");
     // Taken before anybody is told that we are ready: whoever ends us then finds us willing.
     let mut ends = Ends::take().map_err(|e| format!("take signals: {e}"))?;
     crash::ready();
@@ -142,7 +164,7 @@ impl Ends {
     }
 }
 
-async fn start(options: &Options) -> Result<Daemon, String> {
+async fn start(options: &Options, laps: &mut Laps) -> Result<Daemon, String> {
     if !rustix::process::geteuid().is_root() {
         return Err("this daemon makes namespaces, mounts and links: start it as root (sudo sysctld)".into());
     }
@@ -162,6 +184,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
     let networks = FirstLook::begin(&mark, &state_dir);
     let database = state_dir.join(DATABASE);
     let store = Store::open_or_rescue(&database, engine::UNMIRRORED).map_err(|error| chain(&error))?;
+    laps.note("database");
     crash::moment("before", "claim");
     let claim = claims::take(&state_dir, &mark, &store, options.id_range).await?;
     crash::moment("after", "claim");
@@ -174,6 +197,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
         claim: Claimed::new(&mark, &claim),
     };
     let host = Arc::new(RealHost::find(config, networks).await.map_err(|error| error.to_string())?);
+    laps.note("host");
     crash::moment("after", "host");
     let pool = PoolSpec {
         name: "default".parse().map_err(|_| "the name of the first pool")?,
@@ -186,6 +210,7 @@ async fn start(options: &Options) -> Result<Daemon, String> {
         first_start: FirstStart { pool: Some(pool), network: claim.network() },
     };
     let engine = Engine::start(host.clone(), store, config).await.map_err(|error| error.to_string())?;
+    laps.note("instances");
     crash::moment("after", "engine");
     log::tell(engine.events().clone());
     Ok(Daemon { engine, host, mark, state_dir, runtime_dir, _locks: locks })
