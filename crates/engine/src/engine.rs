@@ -10,7 +10,7 @@ use model::{
     RootSource, Step, StopKind, Wish,
 };
 use store::{Op, Store, TxnError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use crate::actor::{Accepted, Command, Instance};
@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     unfinished: Mutex<HashMap<Uuid, Operation>>,
     /// The daemon ends and takes its guests along: nothing is to run, whatever is wished.
     pub(crate) halting: AtomicBool,
+    /// The numbers of this run's events are on the disk.
+    is_numbered: watch::Sender<bool>,
     /// What a first start makes.
     pub(crate) first_start: defaults::FirstStart,
     /// Counts the changes of profiles.
@@ -174,6 +176,7 @@ impl Engine {
             instances: RwLock::default(),
             unfinished: Mutex::default(),
             halting: AtomicBool::new(false),
+            is_numbered: watch::Sender::new(false),
             profiles_version: Default::default(),
             namespaces: Default::default(),
             first_start: config.first_start,
@@ -184,21 +187,28 @@ impl Engine {
         let engine = Engine { shared };
         engine.load_operations()?;
         defaults::make(&engine.shared).await?;
-        // A run has its numbers before anybody hears one.
-        let numbered = engine.shared.submit_and_wait(store::Class::Settled, vec![numbers.put()]);
-        let loaded = async {
-            engine.ensure_objects().await;
-            engine.load_instances().await
-        };
-        let (numbered, loaded) = tokio::join!(numbered, loaded);
-        loaded?;
-        if let Err(error) = numbered {
-            tracing::error!(%error, "the numbers of this run's events could not be written down");
-        }
+        let written = engine.shared.submit(store::Class::Settled, vec![numbers.put()]);
+        let shared = engine.shared.clone();
+        tokio::spawn(async move {
+            let written = written.await.unwrap_or_else(|_| Err(TxnError::Broken("its writer has ended".into())));
+            shared.committed();
+            if let Err(error) = written {
+                tracing::error!(%error, "the numbers of this run's events could not be written down");
+            }
+            shared.is_numbered.send_replace(true);
+        });
+        engine.ensure_objects().await;
+        engine.load_instances().await?;
         engine.follow_host();
         engine.follow_disk();
         crate::kept::follow(&engine.shared);
         Ok(engine)
+    }
+
+    /// Waits until the numbers of this run's events are on the disk: nobody may hear one before.
+    pub async fn numbered(&self) {
+        // The sender is ours: it does not go away.
+        let _ = self.shared.is_numbered.subscribe().wait_for(|is| *is).await;
     }
 
     fn load_operations(&self) -> Result<()> {

@@ -92,6 +92,7 @@ async fn run(options: Options) -> Result<(), String> {
     let mut laps = Laps::begin();
     let daemon = start(&options, &mut laps).await?;
     if options.purge {
+        daemon.engine.numbered().await;
         return purge(daemon).await;
     }
     let socket = daemon.runtime_dir.join("unix.socket");
@@ -107,17 +108,22 @@ async fn run(options: Options) -> Result<(), String> {
         panic_at: std::env::var("SYSCTL_PANIC_PATH").unwrap_or_default(),
     };
     let app = App::new(daemon.engine.clone(), daemon.host.clone(), info, shutdown.clone());
-    let took = laps.words.join(", ");
-    tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), took, "ready");
     // Taken before anybody is told that we are ready: whoever ends us then finds us willing.
     let mut ends = Ends::take().map_err(|e| format!("take signals: {e}"))?;
+    let mut serving = Box::pin(server::serve(listener, app.clone()));
+    // Questions are answered meanwhile; who listens to events waits, too.
+    tokio::select! {
+        () = &mut serving => {}
+        () = daemon.engine.numbered() => laps.note("first commit"),
+    }
+    let took = laps.words.join(", ");
+    tracing::info!(socket = %socket.display(), state = %daemon.state_dir.display(), took, "ready");
     crash::ready();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let mut serving = Box::pin(server::serve(listener, app.clone()));
     let host = daemon.host.clone();
     tokio::spawn(async move {
         app.take_up_sessions().await;
-        host.upgrade_keepers();
+        host.settle_in();
     });
     let stop_instances = tokio::select! {
         () = &mut serving => false,

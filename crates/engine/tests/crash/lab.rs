@@ -10,7 +10,7 @@ use engine::{
     Origin, RecipeFacts, Status,
 };
 use model::{Boot, Fingerprint, GuestSeen, IdMap, NamespaceKind, PinId, PoolSpec, ProjectName};
-use store::Kept;
+use store::{Kept, Store};
 use testkit::fake::{FakeHost, World};
 use testkit::faults::{At, Fault, Faults, Left};
 
@@ -49,6 +49,13 @@ pub(crate) fn config() -> EngineConfig {
     }
 }
 
+/// An engine, and the numbers of its events on the disk: where it may die is the same each time.
+pub(crate) async fn started(host: Arc<FakeHost>, store: Store) -> engine::Result<Engine> {
+    let engine = Engine::start(host, store, config()).await?;
+    engine.numbered().await;
+    Ok(engine)
+}
+
 /// Starts a daemon; what it leaves when it dies on the way.
 pub(crate) async fn start_or_die(world: &Arc<Mutex<World>>, kept: Kept, armed: &[Armed]) -> Result<Daemon, Left> {
     let faults = Faults::new(kept, armed);
@@ -57,7 +64,7 @@ pub(crate) async fn start_or_die(world: &Arc<Mutex<World>>, kept: Kept, armed: &
     let engine = tokio::select! {
         biased;
         left = faults.died() => return Err(left),
-        engine = Engine::start(host.clone(), store, config()) => engine.expect("engine"),
+        engine = started(host.clone(), store) => engine.expect("engine"),
     };
     Ok(Daemon { engine, host, faults })
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::{Class, Engine, Status};
+use engine::{Class, Status};
 use lab::{Armed, Daemon, start, start_or_die};
 use model::Boot;
 use rows::{ROWS, Row, STEPS};
@@ -334,7 +334,7 @@ fn first_start(points: &mut Points) -> Vec<&'static str> {
                         biased;
                         _ = faults.died() => {}
                         // Refused: the daemon ends, and whoever started it starts it again.
-                        _ = Engine::start(host, store, lab::config()) => faults.die(),
+                        _ = lab::started(host, store) => faults.die(),
                     }
                     let left = faults.died().await;
                     let daemon = start(&world, if flushed { left.flushed } else { left.now }).await;

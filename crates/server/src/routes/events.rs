@@ -86,6 +86,7 @@ pub(crate) async fn listen(State(app): State<Arc<App>>, caller: Caller, upgrade:
         Some(Err(_)) => return Err(ApiError::bad("since: the number of an event is expected")),
     };
     let wanted = Wanted { types, project };
+    app.engine.numbered().await;
     // First the ear, then the past: nothing falls between.
     let live = app.engine.events().listen();
     let newest = app.engine.events().newest();

@@ -158,8 +158,10 @@ impl RealHost {
         })
     }
 
-    /// Ends an upgrade, if there is one; to be called once the API is served.
-    pub(crate) fn upgrade_keepers(&self) {
+    /// Does what no answer has to wait for, the end of an upgrade with it; to be called once the API is served.
+    pub(crate) fn settle_in(&self) {
+        let boots = self.boots.clone();
+        tokio::task::spawn_blocking(move || boots.watch_oom_of_all());
         if let Some(begun) = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tokio::spawn(upgrade::go_on(self.boots.clone(), begun));
         }
