@@ -145,7 +145,7 @@ async fn run(options: Options) -> Result<(), String> {
     // Nobody is taken on any more who would not be answered.
     drop(serving);
     crash::moment("before", "flush");
-    let flushed = daemon.engine.flush().await;
+    let flushed = daemon.engine.settle().await;
     crash::moment("after", "flush");
     tracing::info!(instances_left_running = !stop_instances, "ending");
     flushed.map_err(|error| error.to_string())
