@@ -1,8 +1,21 @@
 //! What the daemon tells `sysctl-keeper help pin`, and what that answers: a record each, in hexadecimal digits as an argument and
-//! in a datagram.
+//! in a datagram. And how both tell whether a namespace is pinned.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::protocol::Failure;
 use crate::record;
+
+/// What statfs(2) says of a namespace's file (`linux/magic.h`).
+pub const NSFS_MAGIC: u32 = 0x6e73_6673;
+
+/// Number of the namespace that is bound to a file; `None` when none is.
+pub fn namespace_at(path: impl AsRef<Path>) -> Option<u64> {
+    let path = path.as_ref();
+    let is_namespace = rustix::fs::statfs(path).ok()?.f_type as u32 == NSFS_MAGIC;
+    is_namespace.then(|| std::fs::symlink_metadata(path).ok().map(|found| found.ino()))?
+}
 
 record! {
     /// What `help pin` does with the file that a namespace is pinned at. What is left empty or 0 is not asked for.

@@ -9,14 +9,13 @@
 //! first and bound over then, in one call: a file without a namespace is half a pin, and the same order makes it whole.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
 use runtime::launch::{make_clocks, root};
-use runtime::pin::{PinDone, PinOrder};
+use runtime::pin::{NSFS_MAGIC, PinDone, PinOrder, namespace_at};
 use runtime::protocol::{Clocks, Failure};
 use runtime::wire::Field;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -24,9 +23,6 @@ use rustix::mount::UnmountFlags;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::from_hex;
-
-/// What statfs(2) says of a namespace's file.
-const NSFS_MAGIC: u32 = 0x6e73_6673;
 
 type Done<T> = Result<T, Failure>;
 
@@ -84,12 +80,6 @@ fn obey(proof: SingleThread, order: &PinOrder) -> Done<()> {
 
 fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// Number of the namespace that is bound to a file.
-fn namespace_at(path: &str) -> Option<u64> {
-    let is_namespace = rustix::fs::statfs(path).ok()?.f_type as u32 == NSFS_MAGIC;
-    is_namespace.then(|| std::fs::symlink_metadata(path).ok().map(|found| found.ino()))?
 }
 
 fn open(path: &str) -> Done<OwnedFd> {

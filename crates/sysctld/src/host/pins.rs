@@ -19,7 +19,7 @@ use std::time::Duration;
 use engine::StepError;
 use kernel::Errno;
 use model::{InstanceId, NamespaceKind, PinId, PinSeen, PinSource, PinSpec};
-use runtime::pin::{PinDone, PinOrder};
+use runtime::pin::{PinDone, PinOrder, namespace_at};
 use runtime::wire::Field;
 use rustix::fs::OFlags;
 use tokio::io::Interest;
@@ -30,9 +30,6 @@ use super::{launch, words};
 
 /// Where ip-netns(8) looks for network namespaces by name.
 const NETNS: &str = "/run/netns";
-
-/// What statfs(2) says of a namespace's file.
-const NSFS_MAGIC: u32 = 0x6e73_6673;
 
 /// Longest wait for a helper, which does some ten calls: a hundred thousand times what these take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,12 +59,6 @@ impl Note {
     fn text(&self) -> String {
         format!("1 {} {}\n", self.inode, self.netns.as_deref().unwrap_or("-"))
     }
-}
-
-/// Number of the namespace that is bound to a file.
-fn namespace_at(path: &Path) -> Option<u64> {
-    let is_namespace = rustix::fs::statfs(path).ok()?.f_type as u32 == NSFS_MAGIC;
-    is_namespace.then(|| std::fs::symlink_metadata(path).ok().map(|found| found.ino()))?
 }
 
 /// Number of the namespace that a process lives in.
@@ -115,9 +106,9 @@ impl Pins {
     }
 
     fn look(&self, pin: PinId) -> PinSeen {
-        let inode = namespace_at(&self.file(pin));
+        let inode = namespace_at(self.file(pin));
         let netns = self.note(pin).and_then(|note| note.netns);
-        let is_there = |name: &String| inode.is_some() && namespace_at(&link_of(name)) == inode;
+        let is_there = |name: &String| inode.is_some() && namespace_at(link_of(name)) == inode;
         PinSeen { inode, netns: netns.filter(is_there) }
     }
 
@@ -159,7 +150,7 @@ impl Pins {
         self.write(spec.pin, &noted).map_err(|e| because(&e))?;
         order.link = spec.netns.as_deref().map(|name| link_of(name).display().to_string()).unwrap_or_default();
         self.help("pin_namespace", &order).await?;
-        let inode = namespace_at(&self.file(spec.pin));
+        let inode = namespace_at(self.file(spec.pin));
         let inode = inode.ok_or_else(|| engine::step_error("pin_namespace", "the namespace is not there"))?;
         self.write(spec.pin, &Note { inode, netns: spec.netns.clone() }).map_err(|e| because(&e))
     }
@@ -205,7 +196,7 @@ impl Pins {
             return Ok(());
         }
         let unlink = note.netns.map(|name| link_of(&name).display().to_string()).unwrap_or_default();
-        let inode = namespace_at(&self.file(pin)).unwrap_or(note.inode);
+        let inode = namespace_at(self.file(pin)).unwrap_or(note.inode);
         self.help("unpin_namespace", &PinOrder { unlink, inode, remove: true, ..self.order(pin) }).await?;
         match std::fs::remove_file(self.note_file(pin)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(words::because("unpin_namespace", &e)),
