@@ -209,7 +209,8 @@ fn persist(namespaces: &mut Namespaces, id: InstanceId) -> Result<Users, Refusal
     use NamespaceKind::{Net, User};
     if [Net, User].iter().any(|kind| *namespaces.of(*kind) != Share::Private) {
         let key = "namespaces.net.persist".to_owned();
-        let reason = "only a network of its own persists, with users of its own: what is shared lives as long as its owner;             namespaces.net=named:OBJECT is one that lives on";
+        let reason = "only a network of its own persists, with users of its own: what is shared lives as long as its owner; \
+            namespaces.net=named:OBJECT is one that lives on";
         return Err(Refusal { key, reason: reason.to_owned() });
     }
     let pin = |kind| PinId { of: id.0, kind };
