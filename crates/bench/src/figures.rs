@@ -59,6 +59,8 @@ pub(crate) const ROWS: &[Row] = &[
     ("11", "restart with guests running → first answer", "ms", &[AtMost(100.0)]),
     ("11-kill", "the same after SIGKILL", "ms", &[AtMost(100.0)]),
     ("11-dead", "guests that did not outlive it", "", &[AtMost(0.0)]),
+    ("13-give", "200 MiB more → the guest has filled them", "ms", &[Better(5.0, "qemu")]),
+    ("13-take", "a guest lets go of 200 MiB → the host has them again", "ms", &[Better(5.0, "qemu")]),
 ];
 
 /// All samples of a run.

@@ -14,7 +14,7 @@ use crate::daemons::{Daemon, run};
 use crate::figures::Figures;
 use crate::http::Http;
 use crate::memory::Memory;
-use crate::{Options, Result, act, boots, images, limits, lists, memory, now_ms, tell, until_stamp};
+use crate::{Options, Result, act, balloon, boots, images, limits, lists, memory, now_ms, tell, until_stamp};
 
 /// Requests at a time in a storm.
 const PARALLEL: usize = 4;
@@ -64,6 +64,9 @@ pub(crate) fn all(options: &Options, scratch: &Path, cache: &Path, figures: &mut
     }
     if options.wants(&["9", "9-effect", "9-freeze", "9-freeze-effect"]) {
         limits::all(&field, scratch, figures)?;
+    }
+    if options.wants(&["13-give", "13-take"]) {
+        balloon::all(&field, scratch, figures)?;
     }
     if options.wants(&["3a", "3a-cold", "3a-row", "3b"]) {
         execs(&mut field, figures)?;

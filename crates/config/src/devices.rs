@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use model::{DeviceName, DiskRates, Mac, NetworkName, PoolName};
+use model::{Cidr, DeviceName, DiskRates, InstanceName, Mac, NetworkName, NicLimits, PoolName};
 
 use crate::Invalid;
-use crate::written::Map;
+use crate::written::{Map, Written};
 
 /// The root disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,42 @@ pub struct NicChoice {
     pub mtu: Option<u32>,
     /// Frames with a foreign source address are dropped.
     pub filtering: bool,
+    /// Limits of it alone.
+    pub limits: NicLimits,
+}
+
+/// A NIC that a wire joins with one of another instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireChoice {
+    /// Name of the device.
+    pub device: DeviceName,
+    /// Name of the link in the guest.
+    pub guest_name: String,
+    /// The instance at the far end.
+    pub peer: InstanceName,
+    /// Its device.
+    pub peer_device: DeviceName,
+    /// Hardware address; made of the ids when `None`.
+    pub mac: Option<Mac>,
+    /// IPv4 address with the length of its network's prefix.
+    pub ipv4: Option<Cidr>,
+    /// IPv6 address with the length of its network's prefix.
+    pub ipv6: Option<Cidr>,
+    /// Largest packet.
+    pub mtu: Option<u32>,
+}
+
+impl WireChoice {
+    /// The far end of a wire where nobody says anything about it.
+    pub fn implied(device: DeviceName, peer: InstanceName, peer_device: DeviceName) -> WireChoice {
+        let guest_name = device.to_string();
+        WireChoice { device, guest_name, peer, peer_device, mac: None, ipv4: None, ipv6: None, mtu: None }
+    }
+
+    /// Whether this is the far end of the other as the other is of this.
+    pub fn names_back(&self, own: &InstanceName, other: &WireChoice) -> bool {
+        self.peer == *own && self.peer_device == other.device && other.peer_device == self.device
+    }
 }
 
 /// One device.
@@ -46,6 +82,8 @@ pub enum DeviceKind {
     Root(RootChoice),
     /// A NIC.
     Nic(Box<NicChoice>),
+    /// A NIC at the end of a wire.
+    Wire(Box<WireChoice>),
     /// Nothing: hides a device of a profile.
     None,
 }
@@ -101,6 +139,7 @@ pub(crate) fn parse(name: &str, map: &Map) -> Result<DeviceKind, Invalid> {
     match keys.take("type").as_deref() {
         Some("none") => Ok(DeviceKind::None),
         Some("disk") => root(device, keys).map(DeviceKind::Root),
+        Some("nic") if is_wire(map) => wire(device, keys).map(|wire| DeviceKind::Wire(Box::new(wire))),
         Some("nic") => nic(device, keys).map(|nic| DeviceKind::Nic(Box::new(nic))),
         Some(other) => Err(keys.invalid(
             "type",
@@ -146,11 +185,74 @@ fn rates(keys: &mut Keys<'_>) -> Result<DiskRates, Invalid> {
     })
 }
 
+/// Whether a device is the end of a wire.
+pub fn is_wire(device: &Map) -> bool {
+    device.get("nictype").is_some_and(|kind| kind == "wire")
+}
+
+/// The wires of a definition's own devices, as far as they can be read.
+pub fn wires(written: &Written) -> impl Iterator<Item = WireChoice> {
+    let wires = written.devices.iter().filter(|(_, device)| is_wire(device));
+    wires.filter_map(|(name, device)| match parse(name, device) {
+        Ok(DeviceKind::Wire(choice)) => Some(*choice),
+        _ => None,
+    })
+}
+
+fn wire(device: DeviceName, mut keys: Keys<'_>) -> Result<WireChoice, Invalid> {
+    drop(keys.take("nictype"));
+    let peer: String = keys.required("peer")?;
+    let (instance, far) = peer.split_once(':').unwrap_or((&peer, device.as_str()));
+    let wrong = |e: model::InvalidName| keys.invalid("peer", &peer, format!("{e}; INSTANCE:DEVICE is allowed"));
+    let (instance, far) = (instance.parse().map_err(wrong)?, far.parse().map_err(wrong)?);
+    let guest_name = keys.take("name").unwrap_or_else(|| device.to_string());
+    link_name(&keys, &guest_name)?;
+    let choice = WireChoice {
+        guest_name,
+        peer: instance,
+        peer_device: far,
+        mac: keys.parsed("hwaddr")?,
+        ipv4: prefixed(&mut keys, "ipv4.address", true)?,
+        ipv6: prefixed(&mut keys, "ipv6.address", false)?,
+        mtu: mtu(&mut keys)?,
+        device,
+    };
+    // Each end belongs to a guest's network namespace: its root could take off whatever holds the link to a limit.
+    if let Some((key, value)) = keys.left.iter().find(|(key, value)| key.starts_with("limits.") && !value.is_empty()) {
+        let reason = "a wire has no end on the host, and a limit at an end in a guest its root could take off: limit a NIC of a \
+                      network instead, or all that the instance's own sockets send and receive by any link \
+                      (limits.network.egress, limits.network.ingress)";
+        return Err(keys.invalid(key, value, reason));
+    }
+    keys.finish("hwaddr, ipv4.address, ipv6.address, mtu, name, peer")?;
+    Ok(choice)
+}
+
+/// An address on a wire, where no network tells how long its prefix is.
+fn prefixed(keys: &mut Keys<'_>, key: &str, v4: bool) -> Result<Option<Cidr>, Invalid> {
+    match keys.parsed::<Cidr>(key)? {
+        Some(cidr) if cidr.address.is_ipv4() != v4 => {
+            Err(keys.invalid(key, &cidr.to_string(), if v4 { "an IPv4 address" } else { "an IPv6 address" }))
+        }
+        other => Ok(other),
+    }
+}
+
+fn mtu(keys: &mut Keys<'_>) -> Result<Option<u32>, Invalid> {
+    match keys.parsed::<u32>("mtu")? {
+        Some(mtu) if !(1280..=65_535).contains(&mtu) => {
+            Err(keys.invalid("mtu", &mtu.to_string(), "from 1280 (the least for IPv6) to 65535"))
+        }
+        other => Ok(other),
+    }
+}
+
 fn nic(device: DeviceName, mut keys: Keys<'_>) -> Result<NicChoice, Invalid> {
     match keys.take("nictype").as_deref() {
         None | Some("bridged") => {}
         Some(other) => {
-            return Err(keys.invalid("nictype", other, "not supported; leave it out and name a managed network"));
+            let reason = "bridged (leave it out and name a managed network) or wire (with peer=INSTANCE:DEVICE)";
+            return Err(keys.invalid("nictype", other, reason));
         }
     }
     let network = match keys.take("parent") {
@@ -175,17 +277,36 @@ fn nic(device: DeviceName, mut keys: Keys<'_>) -> Result<NicChoice, Invalid> {
         mac: keys.parsed("hwaddr")?,
         ipv4: address(&mut keys, "ipv4.address", true)?,
         ipv6: address(&mut keys, "ipv6.address", false)?,
-        mtu: match keys.parsed::<u32>("mtu")? {
-            Some(mtu) if !(1280..=65_535).contains(&mtu) => {
-                return Err(keys.invalid("mtu", &mtu.to_string(), "from 1280 (the least for IPv6) to 65535"));
-            }
-            other => other,
-        },
+        mtu: mtu(&mut keys)?,
         filtering: filtering(&mut keys)?,
+        limits: nic_limits(&mut keys)?,
         device,
     };
-    keys.finish("hwaddr, ipv4.address, ipv6.address, mtu, name, network, security.mac_filtering")?;
+    keys.finish(
+        "hwaddr, ipv4.address, ipv6.address, limits.egress, limits.ingress, limits.max, limits.priority, mtu, name, network, \
+         security.mac_filtering",
+    )?;
     Ok(choice)
+}
+
+/// `limits.max` stands for both ways. Ingress is what the guest receives.
+fn nic_limits(keys: &mut Keys<'_>) -> Result<NicLimits, Invalid> {
+    let mut found = [None; 3];
+    for (slot, key) in found.iter_mut().zip(["limits.ingress", "limits.egress", "limits.max"]) {
+        let Some(value) = keys.take(key) else { continue };
+        let reason = "bits each second like 100Mbit, at least 8kbit";
+        *slot = Some(crate::limits::bit_rate(&value).ok_or_else(|| keys.invalid(key, &value, reason))?);
+    }
+    let [ingress, egress, both] = found;
+    if both.is_some() && (ingress.is_some() || egress.is_some()) {
+        let reason = "limits.max stands for both ways: leave out limits.ingress and limits.egress";
+        return Err(keys.invalid("limits.max", "", reason));
+    }
+    Ok(NicLimits {
+        ingress_bytes: ingress.or(both),
+        egress_bytes: egress.or(both),
+        priority: keys.parsed("limits.priority")?,
+    })
 }
 
 /// Filters of source addresses are one here, and on unless all that speak of them say `false`.

@@ -45,6 +45,8 @@ pub struct GrainChoice {
     pub clocks: Option<Clocks>,
     /// Its own network outlives its boots.
     pub persist: bool,
+    /// The program that becomes init, where that is not the image's own.
+    pub init: Option<String>,
 }
 
 impl GrainChoice {
@@ -66,12 +68,15 @@ impl GrainChoice {
 pub(crate) const SHARE: &str = "private, host, instance:NAME, named:OBJECT or path:/run/netns/NAME";
 
 /// What a value of `namespaces.preset` may look like, for people.
-pub(crate) const PRESET: &str = "full, hostnet, sidecar:NAME or slim";
+pub(crate) const PRESET: &str = "full, hostnet, sidecar:NAME, slim or toolbox";
 
 /// What a value of `time.offset.boottime` may look like, for people.
 pub(crate) const OFFSET: &str = "auto, or seconds to add to the host's clocks, like 86400 or -60";
 
-/// Longest path that a namespace may be pinned at: PATH_MAX less what is joined to it.
+/// What a value of `boot.init` may look like, for people.
+pub(crate) const PROGRAM: &str = "the path of a program inside, like /usr/local/bin/app, without . and ..,";
+
+/// Longest path that a namespace may be pinned at, or a program be at: PATH_MAX less what is joined to it.
 const MAX_PATH: usize = 4000;
 
 /// Reads a value of `namespaces.KIND`.
@@ -90,17 +95,26 @@ pub(crate) fn share(text: &str) -> Option<ShareChoice> {
 
 /// Reads a value of `namespaces.preset`: what it stands for.
 pub(crate) fn preset(text: &str) -> Option<BTreeMap<NamespaceKind, ShareChoice>> {
-    use NamespaceKind::{Ipc, Net, User, Uts};
+    use NamespaceKind::{Cgroup, Ipc, Net, Pid, Time, User, Uts};
     match text.split_once(':') {
         None if text == "full" => Some(BTreeMap::new()),
         None if text == "hostnet" => Some([(Net, ShareChoice::Host)].into()),
         None if text == "slim" => Some([(Ipc, ShareChoice::Host), (Uts, ShareChoice::Host)].into()),
+        // The users stay its own: without them root inside would be root outside.
+        None if text == "toolbox" => Some([Cgroup, Ipc, Net, Pid, Time, Uts].map(|k| (k, ShareChoice::Host)).into()),
         Some(("sidecar", name)) => {
             let owner = ShareChoice::Instance(name.parse().ok()?);
             Some([Net, Ipc, User].map(|kind| (kind, owner.clone())).into())
         }
         _ => None,
     }
+}
+
+/// Whether it may be a value of `boot.init`. That there is such a program only its start can tell: where links lead is the
+/// guest's.
+pub(crate) fn program(text: &str) -> bool {
+    let is_name = |part: &str| !matches!(part, "" | "." | "..");
+    text.len() <= MAX_PATH && text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_name))
 }
 
 /// Reads a value of `time.offset.boottime`.
@@ -135,7 +149,8 @@ pub fn parse(config: &Map) -> Result<GrainChoice, Invalid> {
         _ => JoinPolicy::Require,
     };
     let persist = given("namespaces.net.persist").and_then(crate::instance::boolean).unwrap_or(false);
-    Ok(GrainChoice { shares, policy, clocks, persist })
+    let init = given("boot.init").map(str::to_owned);
+    Ok(GrainChoice { shares, policy, clocks, persist, init })
 }
 
 #[cfg(test)]
@@ -154,6 +169,10 @@ mod tests {
         assert_eq!(grain.shares[&NamespaceKind::User], owner);
         assert_eq!(grain.shares[&NamespaceKind::Ipc], ShareChoice::Private);
         assert_eq!(grain.owners().count(), 2);
+        let toolbox = of(&[("namespaces.preset", "toolbox"), ("namespaces.net", "private")]).expect("valid");
+        let hosts = toolbox.shares.iter().filter(|(_, share)| **share == ShareChoice::Host).map(|(kind, _)| *kind);
+        use NamespaceKind::{Cgroup, Ipc, Pid, Time, Uts};
+        assert_eq!(hosts.collect::<Vec<_>>(), [Cgroup, Ipc, Pid, Time, Uts]);
     }
 
     #[test]
@@ -167,6 +186,10 @@ mod tests {
         for wrong in ["", "sidecar", "sidecar:", "everything"] {
             assert_eq!(preset(wrong), None, "{wrong}");
         }
+        for wrong in ["", "/", "init", "/sbin/", "//sbin", "/sbin/../init", "/./init", "../init"] {
+            assert!(!program(wrong), "{wrong}");
+        }
+        assert!(program("/sbin/init") && program("/opt/my app/run"));
         assert_eq!((clocks("auto"), clocks("-60")), (Some(Clocks::FromZero), Some(Clocks::Offset(-60))));
         assert_eq!((clocks("soon"), clocks("99999999999999")), (None, None));
     }

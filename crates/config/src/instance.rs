@@ -1,16 +1,17 @@
 //! From text to types, for instances.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::scale::Autoscale;
-use model::{Limits, MountMode, Seccomp};
+use model::{Limits, MountMode, Seccomp, Told};
 
-use crate::devices::{self, DeviceKind, NicChoice, RootChoice};
+use crate::device_rules;
+use crate::devices::{self, DeviceKind, NicChoice, RootChoice, WireChoice};
 use crate::grain::{self, GrainChoice};
 use crate::keys::{FOREIGN, Kind, describe_kind, find_key};
 use crate::limits::{
-    allowance, autoscale, cpu_range, cpus, idle_freeze_ms, limits, memory, memory_range, pause_ms, percent, swap,
-    time_us,
+    allowance, autoscale, bit_rate, cpu_range, cpus, idle_freeze_ms, limits, memory, memory_range, pause_ms, percent,
+    scale_down, scale_up, scarce, swap, time_us, told,
 };
 use crate::written::{Expanded, Map, Written};
 use crate::{INSTANCE_KEYS, Invalid};
@@ -39,6 +40,8 @@ pub struct InstanceConfig {
     pub limits: Limits,
     /// Those of them that follow the need.
     pub autoscale: Autoscale,
+    /// Waits that are events.
+    pub told: Told,
     /// Milliseconds without work after which it is held still; `None` for never.
     pub idle_freeze_ms: Option<u64>,
     /// Isolation.
@@ -51,30 +54,43 @@ pub struct InstanceConfig {
     pub root: RootChoice,
     /// NICs, by device name.
     pub nics: Vec<NicChoice>,
+    /// NICs at ends of wires, by device name.
+    pub wires: Vec<WireChoice>,
 }
 
 /// Reads a configuration with its profiles laid over. The first thing wrong is told.
 pub fn parse_instance(expanded: &Expanded) -> Result<InstanceConfig, Invalid> {
     let config = &expanded.config;
     config.iter().try_for_each(|(key, value)| check(key, value))?;
-    let (root, nics) = parse_devices(expanded)?;
+    let (root, nics, wires) = parse_devices(expanded)?;
     let limits = Limits { disk_rates: root.rates, ..limits(config) };
     Ok(InstanceConfig {
         limits,
         autoscale: autoscale(config),
+        told: told(config),
         idle_freeze_ms: idle_freeze_ms(config),
         sandbox: sandbox(config)?,
         grain: grain::parse(config)?,
         environment: environment(config),
         root,
         nics,
+        wires,
     })
 }
 
-/// Whether the keys and devices of a profile make sense by themselves. What is missing may come from elsewhere.
-pub fn check_profile(written: &Written) -> Result<(), Invalid> {
+/// Whether the keys and devices of a profile make sense by themselves, and its NICs. What is missing may come from elsewhere.
+pub fn check_profile(written: &Written) -> Result<Vec<NicChoice>, Invalid> {
     written.config.iter().try_for_each(|(key, value)| check(key, value))?;
-    written.devices.iter().try_for_each(|(name, map)| devices::parse(name, map).map(drop))
+    let nic = |(name, map): (&String, &Map)| match devices::parse(name, map) {
+        Ok(DeviceKind::Wire(_)) => {
+            let reason = "a wire joins two instances: give it to one of them, not to a profile";
+            Some(Err(Invalid::new(format!("{name}.nictype"), "wire", reason)))
+        }
+        Ok(DeviceKind::Nic(nic)) => Some(Ok(*nic)),
+        Ok(DeviceKind::Root(_) | DeviceKind::None) => None,
+        Err(error) => Some(Err(error)),
+    };
+    written.devices.iter().filter_map(nic).collect()
 }
 
 /// Whether a key exists and its value is of its kind.
@@ -86,6 +102,9 @@ fn check(key: &str, value: &str) -> Result<(), Invalid> {
         return Err(Invalid::new(key, value, "control characters are not allowed"));
     }
     // An empty value takes a key back, as in other managers.
+    if entry.kind == Kind::Devices {
+        return device_rules::rules(value).map(drop).map_err(|reason| Invalid::new(key, value, reason));
+    }
     let fine = value.is_empty()
         || match entry.kind {
             Kind::Bool => boolean(value).is_some(),
@@ -93,19 +112,25 @@ fn check(key: &str, value: &str) -> Result<(), Invalid> {
             Kind::OneOf(words) => words.contains(&value),
             Kind::Memory => memory(value).is_some(),
             Kind::Size => value.parse::<model::Bytes>().is_ok(),
+            Kind::BitRate => bit_rate(value).is_some(),
             Kind::Swap => swap(value).is_some(),
             Kind::Cpus => cpus(value).is_some(),
             Kind::Allowance => allowance(value).is_some(),
             Kind::Time => time_us(value).is_some_and(|us| us > 0),
             Kind::Pause => pause_ms(value).is_some(),
             Kind::Percent => percent(value).is_some(),
+            Kind::Scarce => scarce(value).is_some(),
             Kind::MemoryRange => memory_range(value).is_some(),
+            Kind::ScaleUp => scale_up(value).is_some(),
+            Kind::ScaleDown => scale_down(value).is_some(),
             Kind::CpuRange => cpu_range(value).is_some(),
             Kind::Capabilities => capabilities(value).is_some(),
             Kind::Share => grain::share(value).is_some(),
             Kind::Preset => grain::preset(value).is_some(),
             Kind::Offset => grain::clocks(value).is_some(),
-            Kind::Text => true,
+            Kind::Program => grain::program(value),
+            // Says itself what is wrong, above.
+            Kind::Devices | Kind::Text => true,
         };
     if !fine {
         return Err(allowed());
@@ -181,8 +206,16 @@ fn environment(config: &Map) -> Vec<(String, String)> {
         .collect()
 }
 
-fn parse_devices(expanded: &Expanded) -> Result<(RootChoice, Vec<NicChoice>), Invalid> {
-    let (mut root, mut nics): (Option<RootChoice>, Vec<NicChoice>) = (None, Vec::new());
+fn parse_devices(expanded: &Expanded) -> Result<(RootChoice, Vec<NicChoice>, Vec<WireChoice>), Invalid> {
+    let (mut root, mut nics, mut wires): (Option<RootChoice>, Vec<NicChoice>, Vec<WireChoice>) = Default::default();
+    let mut links: BTreeMap<String, String> = BTreeMap::new();
+    let mut is_free = |device: &str, guest_name: &str| match links.insert(guest_name.to_owned(), device.to_owned()) {
+        None => Ok(()),
+        Some(other) => {
+            let reason = format!("{other} has this name in the guest already");
+            Err(Invalid::new(format!("{device}.name"), guest_name, reason))
+        }
+    };
     for (name, map) in &expanded.devices {
         match devices::parse(name, map)? {
             DeviceKind::Root(found) => {
@@ -192,11 +225,12 @@ fn parse_devices(expanded: &Expanded) -> Result<(RootChoice, Vec<NicChoice>), In
                 root = Some(found);
             }
             DeviceKind::Nic(found) => {
-                if let Some(other) = nics.iter().find(|n| n.guest_name == found.guest_name) {
-                    let reason = format!("{} has this name in the guest already", other.device);
-                    return Err(Invalid::new(format!("{name}.name"), &found.guest_name, reason));
-                }
+                is_free(name, &found.guest_name)?;
                 nics.push(*found);
+            }
+            DeviceKind::Wire(found) => {
+                is_free(name, &found.guest_name)?;
+                wires.push(*found);
             }
             DeviceKind::None => {}
         }
@@ -208,7 +242,7 @@ fn parse_devices(expanded: &Expanded) -> Result<(RootChoice, Vec<NicChoice>), In
             "no root disk: add a device {type: disk, path: /, pool: POOL}, or use a profile that has one",
         )
     };
-    Ok((root.ok_or_else(missing)?, nics))
+    Ok((root.ok_or_else(missing)?, nics, wires))
 }
 
 #[cfg(test)]
@@ -237,9 +271,16 @@ mod tests {
             ("limits.memory.high", "10", "512MiB"),
             ("limits.memory.swap", "some", "true or false"),
             ("limits.memory.zswap", "25%", "512MiB"),
+            ("limits.network.egress", "10MB", "100Mbit"),
+            ("limits.network.ingress", "1kbit", "8kbit"),
             ("limits.cpu.burst", "0ms", "25ms"),
             ("limits.cpu.uclamp.min", "101%", "12.5%"),
             ("limits.disk.priority", "11", "0 to 10"),
+            ("pressure.events", "disk", "cpu, io and memory"),
+            ("autoscale.memory.up", "some<10%/2s", "some>10%/2s"),
+            ("autoscale.cpu.down", "some<1%/60s, step 90%", "1% to 50%"),
+            ("devices.policy", "some", "default or deny"),
+            ("devices.rules", "+c 10:229 m", "to make nodes"),
             ("limits.hugepages.2MB", "many", "512MiB"),
             ("security.nesting", "perhaps", "true or false"),
             ("security.caps", "sys_time", "+"),
@@ -271,7 +312,16 @@ mod tests {
         };
         let nic = with("eth0", &[("type", "nic"), ("network", "br0"), ("ipv4.address", "10.0.0.5")]).expect("nic");
         assert_eq!((nic.nics[0].guest_name.as_str(), nic.nics[0].filtering), ("eth0", true));
+        let wire =
+            with("eth1", &[("type", "nic"), ("nictype", "wire"), ("peer", "b"), ("ipv4.address", "10.0.0.1/30")]);
+        let wire = wire.expect("wire").wires.remove(0);
+        assert_eq!((wire.peer.as_str(), wire.peer_device.as_str(), wire.guest_name.as_str()), ("b", "eth1", "eth1"));
         for (pairs, word) in [
+            (vec![("type", "nic"), ("nictype", "wire")], "required"),
+            (vec![("type", "nic"), ("nictype", "wire"), ("peer", "b:")], "INSTANCE:DEVICE"),
+            (vec![("type", "nic"), ("nictype", "wire"), ("peer", "b:x"), ("network", "br0")], "unknown key"),
+            (vec![("type", "nic"), ("nictype", "wire"), ("peer", "b:x"), ("ipv4.address", "10.0.0.1")], "prefix"),
+            (vec![("type", "nic"), ("nictype", "macvlan"), ("network", "br0")], "bridged"),
             (vec![("type", "nic")], "network"),
             (vec![("type", "nic"), ("network", "br0"), ("colour", "red")], "colour"),
             (vec![("type", "nic"), ("network", "br0"), ("ipv4.address", "fd00::1")], "IPv4"),

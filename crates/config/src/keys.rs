@@ -13,6 +13,8 @@ pub enum Kind {
     Memory,
     /// A size.
     Size,
+    /// Bits each second like `100Mbit`.
+    BitRate,
     /// Whether there is swap, or a size.
     Swap,
     /// A number of CPUs, or a set of their ids like `0-3,7`.
@@ -25,10 +27,18 @@ pub enum Kind {
     Pause,
     /// A share of a hundred like `12.5%`.
     Percent,
+    /// Some of `cpu`, `io` and `memory`, with commas between.
+    Scarce,
     /// A range of sizes like `256MiB..4GiB`.
     MemoryRange,
+    /// When a level rises and how far, like `some>10%/2s, step 25%`.
+    ScaleUp,
+    /// When a level falls and how far, like `some<1%/60s, step 10%`.
+    ScaleDown,
     /// A range of CPU time in hundredths of one CPU, like `25%..400%`.
     CpuRange,
+    /// Changes to the devices that may be used, like `-fuse,+net/tun`.
+    Devices,
     /// Changes to the set of kept capabilities, like `+sys_time,-net_raw`.
     Capabilities,
     /// Whose namespace of a kind: `private`, `host`, `instance:NAME`, `named:OBJECT`, `path:FILE`.
@@ -37,6 +47,8 @@ pub enum Kind {
     Preset,
     /// Seconds to add to the host's clocks, or `auto`.
     Offset,
+    /// The absolute path of a program.
+    Program,
     /// Any text without control characters except line breaks and tabs.
     Text,
 }
@@ -96,10 +108,28 @@ const fn scale(name: &'static str, kind: Kind, default: &'static str, doc: &'sta
 /// All keys of instances and profiles.
 pub const INSTANCE_KEYS: &[Key] = &[
     scale(
+        "autoscale.cooldown",
+        Kind::Pause,
+        "none",
+        "How long after a level moved none of the instance's moves again.",
+    ),
+    scale(
         "autoscale.cpu",
         Kind::CpuRange,
         "none",
         "Range in which its CPU time follows what it waits for, in hundredths of one CPU.",
+    ),
+    scale(
+        "autoscale.cpu.down",
+        Kind::ScaleDown,
+        "some<10%/4s, step 10%",
+        "How little its processes wait for a CPU over which time so that its CPU time falls, and how far.",
+    ),
+    scale(
+        "autoscale.cpu.up",
+        Kind::ScaleUp,
+        "some>10%/2s, step 25%",
+        "How much its processes wait for a CPU within which time so that its CPU time rises, and how far.",
     ),
     scale(
         "autoscale.memory",
@@ -108,11 +138,38 @@ pub const INSTANCE_KEYS: &[Key] = &[
         "Range in which its memory follows the need: it is killed only beyond the most, and what it does not need is taken back.",
     ),
     scale(
+        "autoscale.memory.down",
+        Kind::ScaleDown,
+        "some<10%/4s, step 10%",
+        "How little its processes wait for memory over which time so that some is taken back, and how far.",
+    ),
+    scale(
+        "autoscale.memory.up",
+        Kind::ScaleUp,
+        "some>10%/2s, step 25%",
+        "How much its processes wait for memory within which time so that it gets more, and how far; with cgroup v1 it gets more when it uses its level.",
+    ),
+    scale(
         "autoscale.mode",
         Kind::OneOf(&["on", "observe", "off"]),
         "on",
         "Whether limits follow the need, or what would be done is only told, or neither.",
     ),
+    key_of(
+        "boot.init",
+        Kind::Program,
+        "/sbin/init",
+        Live::Restart,
+        "The program that becomes its first process; one other than systemd can live among processes that are not its own.",
+        "sysctl_namespaces",
+    ),
+    limit(
+        "devices.policy",
+        Kind::OneOf(&["default", "deny", "allow"]),
+        "default",
+        "Which devices it may open: those that its /dev has nodes of, only those that every program needs, or whatever it has a node of.",
+    ),
+    limit("devices.rules", Kind::Devices, "none", "Devices that it may open in addition, or may not, in their order."),
     key(
         "environment.*",
         Kind::Text,
@@ -129,6 +186,24 @@ pub const INSTANCE_KEYS: &[Key] = &[
         extension: "sysctl_idle",
     },
     key("image.*", Kind::Text, "", Live::Now, "A property of the image that the instance was made from."),
+    limit(
+        "limits.action.cpu",
+        Kind::OneOf(&["event", "throttle", "freeze", "kill"]),
+        "event",
+        "What happens when it waits for more CPU time than its hard allowance; at the allowance it is slowed down in any case.",
+    ),
+    limit(
+        "limits.action.memory",
+        Kind::OneOf(&["event", "throttle", "freeze", "kill"]),
+        "event",
+        "What happens when no memory is left at its limit and a process is killed; throttle slows it down there instead (cgroup2).",
+    ),
+    limit(
+        "limits.action.pids",
+        Kind::OneOf(&["event", "freeze", "kill"]),
+        "event",
+        "What happens when a process is not made because it has as many as it may.",
+    ),
     key("limits.cpu", Kind::Cpus, "all CPUs", Live::Now, "How many CPUs the instance runs on, or which."),
     key(
         "limits.cpu.allowance",
@@ -148,6 +223,12 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Kind::Bool,
         "false",
         "Run only while no other instance and nothing on the host wants the CPU.",
+    ),
+    limit(
+        "limits.cpu.partition",
+        Kind::OneOf(&["member", "root", "isolated"]),
+        "member",
+        "Who else runs on the CPUs of limits.cpu: everybody, nobody, or nobody and without balancing between them.",
     ),
     key("limits.cpu.priority", Kind::Integer(0, 10), "10", Live::Now, "Weight against instances with the same share."),
     limit(
@@ -208,7 +289,27 @@ pub const INSTANCE_KEYS: &[Key] = &[
         "Whether its memory may be swapped out, or how much of it.",
     ),
     limit("limits.memory.zswap", Kind::Size, "no limit", "Most memory in the compressed cache before swap."),
+    limit(
+        "limits.misc.*",
+        Kind::Integer(0, 1 << 40),
+        "no limit",
+        "Most of what the machine has a limited number of, by the kernel's name for it.",
+    ),
+    limit(
+        "limits.network.egress",
+        Kind::BitRate,
+        "no limit",
+        "Most that its programs send each second, by all NICs together; raw packets and its own loopback are not counted.",
+    ),
+    limit(
+        "limits.network.ingress",
+        Kind::BitRate,
+        "no limit",
+        "Most that its programs receive each second, by all NICs together.",
+    ),
     key("limits.processes", Kind::Integer(1, 4_194_304), "16384", Live::Now, "Most processes and threads."),
+    limit("limits.rdma.handles", Kind::Integer(0, 1 << 31), "no limit", "Most handles of each RDMA device."),
+    limit("limits.rdma.objects", Kind::Integer(0, 1 << 31), "no limit", "Most objects of each RDMA device."),
     key_of(
         "namespaces.cgroup",
         Kind::Share,
@@ -262,7 +363,7 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Kind::Share,
         "private",
         Live::Restart,
-        "Whose processes it sees; with others than its own init is not process 1.",
+        "Whose processes it sees; with others than its own, which takes boot.init, init is not process 1.",
         "sysctl_namespaces",
     ),
     key_of(
@@ -270,7 +371,7 @@ pub const INSTANCE_KEYS: &[Key] = &[
         Kind::Preset,
         "full",
         Live::Restart,
-        "Several choices at once: the network of the host, all that a sidecar shares, or fewer objects; single keys win over it.",
+        "Several choices at once: the network of the host, all that a sidecar shares, fewer objects, or a toolbox; single keys win over it.",
         "sysctl_namespaces",
     ),
     key_of(
@@ -290,6 +391,12 @@ pub const INSTANCE_KEYS: &[Key] = &[
         "sysctl_namespaces",
     ),
     key_of("namespaces.uts", Kind::Share, "private", Live::Restart, "Whose host name it has.", "sysctl_namespaces"),
+    limit(
+        "pressure.events",
+        Kind::Scarce,
+        "none",
+        "Which waits are events: a tenth of two seconds or more for cpu, io or memory, told once a minute at most.",
+    ),
     key(
         "security.caps",
         Kind::Capabilities,
@@ -360,18 +467,28 @@ pub fn describe_kind(kind: Kind) -> String {
         Kind::OneOf(words) => words.join(" or "),
         Kind::Memory => "a size like 512MiB or 2GB, or a share of the host's memory like 25%".into(),
         Kind::Size => "a size like 512MiB or 2GB".into(),
+        Kind::BitRate => "bits each second like 500kbit, 100Mbit or 1Gbit, at least 8kbit".into(),
         Kind::Swap => "true or false, or a size like 512MiB".into(),
         Kind::Time => "a time like 25ms".into(),
         Kind::Pause => "a time from 1s to 30 days like 30s, 5m or 2h".into(),
         Kind::Percent => "a share like 12.5%, up to 100%".into(),
+        Kind::Scarce => "some of cpu, io and memory, like cpu,memory".into(),
         Kind::MemoryRange => "a range of sizes like 256MiB..4GiB, the least first".into(),
+        Kind::ScaleUp => {
+            "a share of a time like some>10%/2s, and how far like some>10%/2s, step 25% (1% to 400%)".into()
+        }
+        Kind::ScaleDown => {
+            "a share of a time like some<1%/60s, and how far like some<1%/60s, step 10% (1% to 50%)".into()
+        }
         Kind::CpuRange => "a range of CPU time like 25%..400%, the least first; 100% is one CPU".into(),
         Kind::Cpus => "a number of CPUs like 2, or their ids like 0-1,3 (one alone: 3-3)".into(),
         Kind::Allowance => "a share like 50%, or a quota in a period like 25ms/100ms".into(),
+        Kind::Devices => crate::device_rules::RULES.into(),
         Kind::Capabilities => "capabilities with + or - before each, like +sys_time,-net_raw".into(),
         Kind::Share => crate::grain::SHARE.into(),
         Kind::Preset => crate::grain::PRESET.into(),
         Kind::Offset => crate::grain::OFFSET.into(),
+        Kind::Program => crate::grain::PROGRAM.into(),
         Kind::Text => "text without control characters".into(),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! It does no input or output and does not know who uses a key.
 
+mod chain;
+mod device_rules;
 mod devices;
 mod grain;
 mod instance;
@@ -9,11 +11,12 @@ mod keys;
 mod limits;
 mod written;
 
-pub use devices::{DeviceKind, NicChoice, RootChoice};
+pub use chain::{ChainChoice, FunctionChoice, chain};
+pub use devices::{DeviceKind, NicChoice, RootChoice, WireChoice, is_wire, wires};
 pub use grain::{GrainChoice, JoinPolicy, ShareChoice, parse as grain};
 pub use instance::{InstanceConfig, SandboxChoice, check_profile, parse_instance};
 pub use keys::{INSTANCE_KEYS, Key, Kind, Live, describe_kind, find_key};
-pub use limits::{autoscale, idle_freeze_ms, limits};
+pub use limits::{actions, autoscale, idle_freeze_ms, limits, told};
 pub use written::{Expanded, Map, Maps, Written, expand};
 
 /// A key or value that is not accepted.

@@ -134,6 +134,15 @@ pub struct Inventory {
     pub notes: Vec<(String, String)>,
 }
 
+/// Where a root file system lies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RootFiles {
+    /// Its directories, topmost first.
+    pub layers: Vec<PathBuf>,
+    /// The lock that whoever has it mounted holds.
+    pub lock: PathBuf,
+}
+
 /// The way to such things.
 pub trait Access: Send + Sync + 'static {
     /// A new directory for what a client sends, with this name.
@@ -156,6 +165,9 @@ pub trait Access: Send + Sync + 'static {
 
     /// Directory of a pool.
     fn pool_source(&self, pool: &PoolName) -> Option<PathBuf>;
+
+    /// The directories of a root file system, topmost first, and the lock that whoever has it mounted holds.
+    fn root_files(&self, pool: &PoolName, root: (InstanceId, RootGen, RootSource)) -> Result<RootFiles, StepError>;
 
     /// The inode number of each namespace that a process lives in; by it two of a kind are told apart.
     fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError>;

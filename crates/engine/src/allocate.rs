@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::record::{InstanceRecord, NetworkRecord, NicGrant, WishState};
 
 /// What is given out.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Allocator {
     /// Host ids that this daemon may give out.
     ranges: Vec<IdMap>,
@@ -141,16 +141,8 @@ impl Allocator {
                 Ok(mac)
             };
         }
-        let mut seed = id.0.as_u128() as u64;
-        for byte in choice.device.as_str().bytes() {
-            seed = (seed ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3); // FNV-1a
-        }
-        let [a, b, c] = Mac::PREFIX;
-        (0..=u64::from(u8::MAX))
-            .map(|n| {
-                let [d, e, f, ..] = seed.wrapping_add(n).to_le_bytes();
-                Mac([a, b, c, d, e, f])
-            })
+        (0..=u8::MAX)
+            .map(|n| Mac::of(id, &choice.device, n))
             .find(|mac| !self.macs.contains(mac))
             .ok_or_else(|| Error::Conflict("no hardware address is free".into()))
     }
@@ -241,7 +233,7 @@ mod tests {
     }
 
     fn network() -> NetworkRecord {
-        NetworkRecord { spec: testkit::network(), description: String::new() }
+        NetworkRecord { spec: testkit::network(), description: String::new(), config: Default::default() }
     }
 
     fn choice() -> NicChoice {
@@ -254,6 +246,7 @@ mod tests {
             ipv6: None,
             mtu: None,
             filtering: true,
+            limits: model::NicLimits::default(),
         }
     }
 

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use model::{Observed, Power, StopKind};
 use store::Op;
 
-use crate::actor::{Failure, TRIES, Worker, pause};
 use crate::allocate;
 use crate::error::{Error, Result};
 use crate::operations::{self, Operation};
+use crate::pace::{TRIES, pause};
 use crate::record::{InstanceRecord, Record, Telling, WishState};
 use crate::unwind::guarded;
+use crate::worker::{Failure, Worker};
 
 impl Worker<'_> {
     /// Back to the former wish while nothing of what was is gone; from then on only forward.
@@ -21,8 +22,7 @@ impl Worker<'_> {
             Err(error) => tracing::error!(instance = %self.instance.id, %error, "cannot look"),
         }
         if !failure.discarded {
-            self.go_back(&failure.error, operation).await;
-            return Err(failure.error);
+            return Err(self.go_back(failure.error, operation).await);
         }
         if failure.discarding {
             // What could be done at a later try is done.
@@ -35,9 +35,9 @@ impl Worker<'_> {
         record.wish.stop = StopKind::Force;
         let context = [("cause".to_owned(), failure.error.to_string().into())].into();
         record.telling.push(Telling { action: "instance-stopped".into(), context, requestor: None, always: true });
-        self.write_end(record, Vec::new(), &failure.error, operation).await;
+        let told = self.write_end(record, Vec::new(), failure.error, operation).await;
         self.settle().await;
-        Err(failure.error)
+        Err(told)
     }
 
     /// A panic, which is a defect of ours, ended the command under way: its operation fails in words, the former wish holds
@@ -57,13 +57,17 @@ impl Worker<'_> {
             };
             let operation = record.operation.and_then(|id| shared.operations.live(id));
             match operation.filter(|_| record.previous.as_deref().is_some_and(keeps)) {
-                Some(operation) => worker.go_back(&cause, &operation).await,
-                None => drop(worker.settle().await),
+                Some(operation) => worker.go_back(cause, &operation).await,
+                None => {
+                    worker.settle().await;
+                    cause
+                }
             }
         });
-        if settled.await.is_err() {
+        let error = settled.await.unwrap_or_else(|_| {
             self.instance.show(|view| view.record.error = Some(error.to_string()));
-        }
+            error
+        });
         if let Some(operation) = operation {
             self.finish(Some(&operation), Err(error), &had);
         }
@@ -76,15 +80,15 @@ impl Worker<'_> {
         Ok(plan::diff(&self.shared.wish(&record)?, &observed, self.shared.host.facts()).is_empty())
     }
 
-    /// The wish before, as the wish again; kept, and worked towards.
-    async fn go_back(&self, cause: &Error, operation: &Operation) {
+    /// The wish before, as the wish again; kept, and worked towards. What is to be told of that.
+    async fn go_back(&self, cause: Error, operation: &Operation) -> Error {
         let view = self.instance.view();
         let mut record = view.record.clone();
         let Some(mut previous) = record.previous.take() else {
             record.error = Some(cause.to_string());
             self.set_record(&record);
             self.instance.look_again(self.shared);
-            return;
+            return cause;
         };
         tracing::warn!(instance = %record.name, %cause, "going back to the former wish");
         // A new instance that could not be started has been made all the same.
@@ -94,13 +98,20 @@ impl Worker<'_> {
         let regranted = previous.nics != record.wish.nics || previous.ids != record.wish.ids;
         record.wish = WishState { stop: StopKind::Force, ..*previous };
         let ops = if regranted && record.wish.exists { allocate::claims_anew(&record) } else { Vec::new() };
-        self.write_end(record, ops, cause, operation).await;
+        let told = self.write_end(record, ops, cause, operation).await;
         self.settle().await;
+        told
     }
 
     /// Writes down that the operation failed and what is wished instead, before anything follows from that: a later daemon
-    /// must not try again what is told to have failed.
-    async fn write_end(&self, mut record: InstanceRecord, mut ops: Vec<Op>, cause: &Error, operation: &Operation) {
+    /// must not try again what is told to have failed. Where that cannot be written, what is to be told says so.
+    async fn write_end(
+        &self,
+        mut record: InstanceRecord,
+        mut ops: Vec<Op>,
+        cause: Error,
+        operation: &Operation,
+    ) -> Error {
         // Of what was taken back nothing is true, and the loop of a later daemon would tell it.
         let exists = record.wish.exists;
         record.telling.retain(|telling| telling.always && exists);
@@ -109,9 +120,9 @@ impl Worker<'_> {
         self.set_record(&record);
         ops.push(record.put());
         ops.push(operations::document(&operation.as_ended(Err(cause.to_string()))));
-        if let Err(error) = self.shared.submit_and_wait(store::Class::Settled, ops).await {
-            tracing::error!(instance = %record.name, %error, "a failure could not be written down");
-        }
+        let Err(why) = self.shared.submit_and_wait(store::Class::Settled, ops).await else { return cause };
+        tracing::error!(instance = %record.name, error = %why, "a failure could not be written down");
+        Error::Unrecorded { cause: Box::new(cause), why: Box::new(why) }
     }
 
     pub(crate) async fn go_back_unwritten(&self) {

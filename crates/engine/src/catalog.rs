@@ -17,7 +17,7 @@ use crate::record::{
 use crate::{EngineConfig, RecipeFacts};
 
 /// The catalogue.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Catalog {
     pub(crate) profiles: BTreeMap<(ProjectName, ProfileName), ProfileRecord>,
     pub(crate) projects: BTreeMap<ProjectName, ProjectRecord>,
@@ -165,7 +165,11 @@ impl Catalog {
             config.nics.clear();
         }
         for nic in &config.nics {
-            self.network(&nic.network)?;
+            if self.network(&nic.network)?.chain().is_some() {
+                let text =
+                    format!("{}.network: {} is a chain: name this NIC in its key chain.to", nic.device, nic.network);
+                return Err(Error::Invalid(format!("Invalid config: {text}")));
+            }
         }
         Ok(config)
     }
@@ -180,9 +184,12 @@ impl Catalog {
         record: &InstanceRecord,
         config: InstanceConfig,
         grain: plan::Grain,
-        facts: &HostFacts,
+        (wires, facts): (Vec<NicSpec>, &HostFacts),
     ) -> Result<Wish> {
         let wish = &record.wish;
+        let mut nics = self.nics(&config, record)?;
+        nics.extend(self.chain_nics(record.id));
+        nics.extend(wires);
         Ok(Wish {
             id: record.id,
             exists: wish.exists,
@@ -195,23 +202,24 @@ impl Catalog {
                 pool: record.pool.clone(),
                 sandbox: plan::sandbox(&config.sandbox, grain, facts),
                 limits: plan::scaled(&config.limits, &config.autoscale, &record.levels),
-                nics: self.nics(&config, wish)?,
+                nics,
                 first_boot: first_boot(record),
                 environment: config.environment,
+                init: config.grain.init.unwrap_or_else(|| model::INIT.to_owned()),
             },
         })
     }
 
-    fn nics(&self, config: &InstanceConfig, wish: &WishState) -> Result<Vec<NicSpec>> {
+    fn nics(&self, config: &InstanceConfig, record: &InstanceRecord) -> Result<Vec<NicSpec>> {
         let mut nics = Vec::new();
         for choice in &config.nics {
             let network = self.network(&choice.network)?;
             // A profile that was given a NIC after the instance was made takes effect when the instance is next changed.
-            let Some(grant) = wish.nics.get(&choice.device) else { continue };
+            let Some(grant) = record.wish.nics.get(&choice.device) else { continue };
             nics.push(NicSpec {
                 device: choice.device.clone(),
                 guest_name: choice.guest_name.clone(),
-                network: choice.network.clone(),
+                plug: self.plug(record.id, choice),
                 mac: grant.mac,
                 mtu: choice.mtu.or(network.spec.mtu),
                 ipv4: network.cidr4(grant.ipv4),
@@ -225,6 +233,7 @@ impl Catalog {
                     std::net::IpAddr::V4(_) => None,
                 }),
                 spoofing: !choice.filtering,
+                limits: choice.limits,
             });
         }
         Ok(nics)

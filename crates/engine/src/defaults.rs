@@ -5,9 +5,10 @@ use std::sync::Arc;
 use config::Written;
 use model::{NetworkSpec, PoolSpec, ProjectName, Step};
 
-use crate::engine::{Shared, default_profile};
+use crate::create::default_profile;
 use crate::error::{Error, Result};
 use crate::record::{NetworkRecord, PoolRecord, ProfileRecord, ProjectRecord, Record};
+use crate::shared::Shared;
 
 /// What is made; whoever starts the engine has looked for names and subnets that are free.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +41,7 @@ pub(crate) async fn make(shared: &Arc<Shared>) -> Result<()> {
         shared.catalog_mut().pools.insert(pool.name.clone(), record);
     }
     if let Some(network) = &first.network {
-        let record = NetworkRecord { spec: network.clone(), description: String::new() };
+        let record = NetworkRecord { spec: network.clone(), description: String::new(), config: Default::default() };
         ops.push(record.put());
         devices.insert(
             "eth0".to_owned(),

@@ -42,8 +42,14 @@ impl Engine {
     /// Removes every instance, image, network and namespace. Returns what could not be removed and why.
     pub async fn purge(&self) -> Vec<String> {
         let mut failed = Vec::new();
+        self.shared.purging.store(true, Ordering::Release);
         // What an earlier end began goes on first, so that nothing is asked for twice.
         let _ = tokio::time::timeout(UNDER_WAY, self.rest()).await;
+        // Their members can't be removed before.
+        for network in self.networks().iter().filter(|network| network.chain().is_some()) {
+            let name = &network.spec.name;
+            failed.extend(self.delete_network(name).await.err().map(|error| format!("chain {name}: {error}")));
+        }
         // Those whose namespaces others share come after these; the longest chain bounds the rounds.
         let mut rest = self.instances();
         while !rest.is_empty() {

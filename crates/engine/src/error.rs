@@ -38,6 +38,16 @@ pub enum Error {
         /// Why it was not written.
         why: store::TxnError,
     },
+    /// It failed, and that could not be written down.
+    #[error(
+        "{cause}; that it failed could not be written down yet ({why}); it will be as soon as the disk answers. Should the daemon end before, the next one tries it again"
+    )]
+    Unrecorded {
+        /// Why it failed.
+        cause: Box<Error>,
+        /// Why that was not written.
+        why: Box<Error>,
+    },
     /// An image was made and could not be named as it should.
     #[error(
         "the image is there, as {fingerprint}, but could not be named {name:?} ({why}): `sysctl-cli image alias create {name} {fingerprint}` does that"

@@ -6,9 +6,9 @@ use config::ShareChoice;
 use model::{DeviceName, IdMap, InstanceId, NamespaceKind};
 
 use crate::catalog::Catalog;
-use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::record::{InstanceRecord, NicGrant, WishState};
+use crate::shared::Shared;
 
 impl Shared {
     /// Gives a changed definition what its NICs need, and checks it.
@@ -31,7 +31,12 @@ impl Shared {
             wish.ids = catalog.allocator.ids(count)?;
         }
         let facts = self.host.facts();
-        let checked = crate::sharing::check_change(&catalog, &self.instances(), facts, before, wish, &config);
+        let after = InstanceRecord { wish: wish.clone(), ..before.clone() };
+        let instances = self.instances();
+        let checked = crate::sharing::check_change(&catalog, &instances, facts, before, wish, &config)
+            .and_then(|()| crate::wires::check(&catalog, &instances, &after, &config))
+            .and_then(|()| crate::chains::check(&catalog, &after, &config));
+        drop(instances);
         match checked.and_then(|()| grant_nics(&mut catalog, &config, &wish.nics, before.id)) {
             Ok(grants) => wish.nics = grants,
             Err(error) => {
@@ -55,6 +60,10 @@ impl Shared {
         let limits = &config.limits;
         plan::refuse_limits(limits, self.host.facts())?;
         plan::refuse_autoscale(&config.autoscale, limits, self.host.facts())?;
+        plan::refuse_told(config.told, self.host.facts())?;
+        for nic in &config.nics {
+            plan::refuse_nic_limits(&nic.device, nic.limits, self.host.facts())?;
+        }
         if config.idle_freeze_ms.is_some()
             && !matches!(config.grain.shares.get(&NamespaceKind::Net), None | Some(ShareChoice::Private))
         {

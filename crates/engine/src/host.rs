@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::gauges::{Scarce, Stalls};
 use model::scale::{Need, Resource, Watch};
 use model::step::Step;
 use model::{
-    Boot, Fingerprint, Gauges, HostFacts, InstanceId, InstanceName, Knob, KnobChange, Mac, NetworkName, Observed,
-    PinId, PinSeen, PoolName, Rest,
+    Boot, BootGen, BootSeen, Bounded, Fingerprint, Gauges, HostFacts, InstanceId, InstanceName, Knob, KnobChange, Mac,
+    NetworkName, Observed, PinId, PinSeen, PoolName, Rest,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -56,6 +57,26 @@ pub enum HostEvent {
     Called(Boot, &'static str),
     /// What a boot needs of something that follows the need.
     Need(Boot, Resource, Need),
+    /// A boot met a limit of its own.
+    LimitMet {
+        /// The boot.
+        boot: Boot,
+        /// The limit, by its knob.
+        limit: &'static str,
+        /// How often since this was last told.
+        times: u64,
+    },
+    /// A boot met a limit of its own at which something is to happen.
+    Bitten(Boot, Bounded),
+    /// Processes of a boot wait.
+    Pressed {
+        /// The boot.
+        boot: Boot,
+        /// For what.
+        scarce: Scarce,
+        /// How much.
+        stalls: Stalls,
+    },
     /// Processes of a boot were killed because it had no memory left.
     OutOfMemory {
         /// The boot.
@@ -77,6 +98,10 @@ pub trait Host: Send + Sync + 'static {
 
     /// Everything on the host that belongs to an instance whose volume is in `pool`.
     fn observe<'a>(&'a self, id: InstanceId, pool: &'a PoolName) -> BoxFuture<'a, Result<Observed, StepError>>;
+
+    /// What is known of an instance's boots without asking the kernel: whether they run and what their links were given, but
+    /// nothing of their groups. To be shown until they are looked at, not to work from.
+    fn glance(&self, id: InstanceId) -> BTreeMap<BootGen, BootSeen>;
 
     /// Everything on the host that is ours, by name: to be compared with what is remembered.
     fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>>;
@@ -112,6 +137,10 @@ pub trait Host: Send + Sync + 'static {
     /// until something else is asked for. Calls are heard from the return on.
     fn watch_rest(&self, boot: Boot, rest: Rest);
 
+    /// Whether a boot that a former daemon put to sleep is still held still, and was called by nobody since then, as far as
+    /// that can be told. Calls from then on are heard by [`Host::watch_rest`].
+    fn sleeps_on(&self, boot: Boot) -> BoxFuture<'_, bool>;
+
     /// Processes of a boot that somebody runs from outside, and follows.
     fn sessions(&self, boot: Boot) -> usize;
 
@@ -138,6 +167,8 @@ pub struct Survey {
     pub images: Vec<ImageFacts>,
     /// Layers.
     pub layers: BTreeSet<(Fingerprint, PoolName)>,
+    /// Bridges and chains.
+    pub networks: BTreeSet<NetworkName>,
 }
 
 /// What came of a step beyond its being done.

@@ -9,12 +9,12 @@ use tokio::sync::watch;
 
 use crate::catalog::ImageChoice;
 use crate::clock;
-use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::events::{Happening, Lifecycle};
 use crate::host::{Effect, ImageFacts};
 use crate::operations::Operation;
 use crate::record::{Alias, ImageRecord, Record};
+use crate::shared::Shared;
 use crate::unwind::guarded;
 
 /// How far a job is.

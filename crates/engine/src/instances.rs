@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use model::{Fingerprint, InstanceId, InstanceName, ProjectName, RootSource};
 
 use crate::actor::Instance;
-use crate::engine::Shared;
 use crate::record::{InstanceRecord, WishState};
+use crate::shared::Shared;
 use crate::view::InstanceView;
 
 /// All instances.
@@ -15,6 +16,8 @@ use crate::view::InstanceView;
 pub(crate) struct Instances {
     pub(crate) by_id: BTreeMap<InstanceId, Arc<Instance>>,
     pub(crate) by_name: BTreeMap<(ProjectName, InstanceName), InstanceId>,
+    /// Some definition had a wire since the start.
+    pub(crate) has_wires: AtomicBool,
 }
 
 impl Instances {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use store::{Class, Op, Txn, TxnError};
 use tokio::sync::oneshot;
 
-use crate::engine::{Engine, Shared};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::events::{Event, Events, KEPT};
+use crate::shared::Shared;
 
 /// How long an event waits for a commit that it can ride before it gets one of its own: most of them tell of something
 /// that is written down right after.

@@ -5,15 +5,22 @@
 mod access;
 mod actor;
 mod allocate;
+mod ask;
 mod back;
+mod bite;
+mod by_hand;
 mod catalog;
+mod chains;
 mod clock;
+mod create;
 mod defaults;
 mod doctor;
 mod end;
 mod engine;
 mod error;
 mod events;
+mod foresee;
+mod foresee_objects;
 mod gate;
 mod grants;
 mod host;
@@ -21,6 +28,8 @@ mod images;
 mod instances;
 mod kept;
 mod live;
+mod load;
+mod look;
 mod lost;
 mod mailbox;
 mod names;
@@ -32,6 +41,7 @@ mod rebuild;
 mod record;
 mod rest;
 mod scale;
+mod shared;
 mod sharing;
 mod streams;
 mod sweep;
@@ -40,17 +50,21 @@ mod told;
 mod unwind;
 mod verbs;
 mod view;
+mod wires;
+mod worker;
 
 pub mod etag;
 
-pub use access::{Access, Cure, Damage, Guard, Inventory, Object, PoolUsage, VolumeSeen};
+pub use access::{Access, Cure, Damage, Guard, Inventory, Object, PoolUsage, RootFiles, VolumeSeen};
 pub use catalog::ImageChoice;
+pub use chains::NewNetwork;
 pub use clock::now_ms;
 pub use defaults::FirstStart;
 pub use doctor::{Diagnosis, Wrong};
 pub use engine::{Engine, EngineConfig, RecipeFacts};
 pub use error::{Error, Result};
 pub use events::{Event, Events, Happening, Lifecycle, Logging};
+pub use foresee::{Consequence, Foreseen};
 pub use host::{
     BoxFuture, Effect, ExecOrder, Host, HostEvent, ImageFacts, InheritedSession, InputPart, InputState, LinkUsage,
     NameEntry, Progress, Session, StepError, Survey, Usage, step_error,
@@ -69,3 +83,4 @@ pub use record::{
 pub use unwind::panic_text;
 pub use verbs::{NewInstance, Patch, Update, Verb};
 pub use view::{InstanceStatus, InstanceView};
+pub use wires::Joined;

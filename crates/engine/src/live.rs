@@ -1,7 +1,7 @@
-//! Limits at once: the knobs are turned, the record is committed, and the caller is told when both are done.
+//! Limits at once: the record is committed while the knobs are turned, and the caller is told when both are done.
 //!
-//! There is no operation to wait for. The knobs come first, so that what the kernel refuses is never written down: a daemon
-//! that dies in between finds the former record, and knobs that differ from it, and turns them back. Nobody was told.
+//! There is no operation to wait for. What the kernel refuses is taken back by a second commit before the caller is told. A
+//! daemon that dies in between leaves the new wish, of which nobody was told: the next one works towards it as to any other.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,14 @@ use model::{Knob, KnobChange, ProjectName, Setting, Step};
 use store::Class;
 use tokio::sync::oneshot;
 
-use crate::actor::{Command, Worker, expect_seen};
+use crate::actor::Command;
+use crate::ask::expect_seen;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::Effect;
 use crate::record::{InstanceRecord, Record, Telling};
 use crate::verbs::{self, Patch, Verb};
+use crate::worker::Worker;
 
 /// What became of a change of limits. It is on the disk by then.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,24 +77,37 @@ impl Worker<'_> {
         let verb = Verb::Patch(Box::new(Patch { written, ..Patch::default() }));
         let (wish, _) = verbs::next(&before, &verb)?;
         self.shared.recheck(&before, &wish)?;
-        let mut after = InstanceRecord { wish, ..before };
+        let mut after = InstanceRecord { wish, ..before.clone() };
         let news = Telling { action: verb.action().into(), context: Default::default(), requestor, always: true };
         let is_news = !after.telling.contains(&news);
         if is_news {
             after.telling.push(news);
         }
-        let done = self.turn(&after).await?;
-        if let Err(error) = self.shared.submit_and_wait(Class::Wish, vec![after.put()]).await {
-            // Nothing was promised: the knobs go back to what is remembered.
-            self.settle().await;
-            return Err(error);
-        }
+        let writing = self.shared.submit(Class::Wish, vec![after.put()]);
+        let turned = self.turn(&after).await;
+        let written = self.shared.written(writing).await;
+        let done = match (turned, written) {
+            (Ok(done), Ok(())) => done,
+            (Err(cause), Ok(())) => return Err(self.write_back(before, cause).await),
+            (turned, Err(error)) => {
+                // Nothing was promised: the knobs go back to what is remembered.
+                self.settle().await;
+                return Err(turned.err().unwrap_or(error));
+            }
+        };
         self.show_turned(&after, &done);
         if is_news {
             self.news_later();
         }
         self.watch_need();
         Ok(done)
+    }
+
+    /// Writes down that a change was taken back, before that is told; what is to be told.
+    async fn write_back(&self, record: InstanceRecord, cause: Error) -> Error {
+        let Err(why) = self.shared.submit_and_wait(Class::Settled, vec![record.put()]).await else { return cause };
+        tracing::error!(instance = %record.name, error = %why, "a refusal could not be written down");
+        Error::Unrecorded { cause: Box::new(cause), why: Box::new(why) }
     }
 
     /// Does without a look what somebody waits for and what is a write to a control group: by what was last seen, as a look

@@ -14,15 +14,16 @@ use plan::Object;
 use store::{Class, Op};
 use uuid::Uuid;
 
-use crate::actor::{TRIES, pause};
 use crate::catalog::Catalog;
 use crate::clock;
-use crate::engine::{Engine, Shared};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::{Happening, Lifecycle};
 use crate::host::StepError;
 use crate::objects::expect_tag;
+use crate::pace::{TRIES, pause};
 use crate::record::{NamespaceRecord, Record};
+use crate::shared::Shared;
 
 /// Most objects: each is an inode and a mount, which every mount namespace that is made copies; 4096 take it a millisecond.
 const MAX_OBJECTS: usize = 4096;
@@ -104,7 +105,7 @@ impl NamespaceRecord {
     }
 
     /// What its pin should be.
-    fn spec(&self) -> PinSpec {
+    pub(crate) fn spec(&self) -> PinSpec {
         PinSpec { pin: self.pin(), source: self.source(), netns: self.netns.then(|| self.name.to_string()) }
     }
 
@@ -181,6 +182,20 @@ impl Shared {
         self.events.tell("default", Happening::Lifecycle(lifecycle));
     }
 
+    /// Refuses to let objects go together that somebody else needs.
+    pub(crate) fn check_unused(&self, catalog: &Catalog, objects: &[NamespaceRecord]) -> Result<()> {
+        let going: BTreeSet<String> = objects.iter().map(path).collect();
+        for object in objects {
+            let users = self.users_of(catalog, object);
+            if let Some(user) = users.iter().find(|user| !going.contains(*user)) {
+                let name = user.trim_start_matches("/1.0/");
+                let text = format!("namespace {} is in use by {name}: change or delete that first", object.label());
+                return Err(Error::Conflict(text));
+            }
+        }
+        Ok(())
+    }
+
     /// Who needs an object: instances whose definition names it or whose guest lives in it, and objects made in it.
     fn users_of(&self, catalog: &Catalog, object: &NamespaceRecord) -> Vec<String> {
         let mut users = Vec::new();
@@ -230,9 +245,8 @@ impl Engine {
     pub async fn create_namespace(&self, new: NewNamespace) -> Result<NamespaceRecord> {
         self.shared.check_open()?;
         let _turn = self.shared.namespaces.lock().await;
-        let (record, adopted) = self.prepare_namespace(new)?;
         // Another object of the name is refused from here on; instances find it once its namespace is there.
-        let spec = PinSpec { source: adopted.unwrap_or_else(|| record.source()), ..record.spec() };
+        let (record, spec) = self.prepare_namespace(new)?;
         let made = self.shared.host.apply(&Step::PinNamespace { spec }, &|_| {}).await;
         let stored = match made {
             Ok(_) => {
@@ -253,8 +267,8 @@ impl Engine {
         Ok(record)
     }
 
-    /// The record of a new object, and where its namespace comes from when that is not always so.
-    fn prepare_namespace(&self, new: NewNamespace) -> Result<(NamespaceRecord, Option<PinSource>)> {
+    /// The record of a new object, and its pin.
+    pub(crate) fn prepare_namespace(&self, new: NewNamespace) -> Result<(NamespaceRecord, PinSpec)> {
         let kind = new.kind;
         let invalid = |text: &str| Err(Error::Invalid(format!("{}/{}: {text}", kind.as_str(), new.name)));
         if let Some(reason) = plan::refuse_object(kind) {
@@ -312,7 +326,28 @@ impl Engine {
             adopted,
             created_ms: clock::now_ms(),
         };
-        Ok((record, source))
+        // Where it comes from is not always so.
+        let spec = PinSpec { source: source.unwrap_or_else(|| record.source()), ..record.spec() };
+        Ok((record, spec))
+    }
+
+    /// An object as it is, and as a change would leave it.
+    pub(crate) fn changed_namespace(
+        &self,
+        kind: NamespaceKind,
+        name: &str,
+        change: NamespaceChange,
+        expect: Option<String>,
+    ) -> Result<(NamespaceRecord, NamespaceRecord)> {
+        let before = self.namespace(kind, name)?;
+        expect_tag(expect, crate::etag::of(&(&before.description, before.netns)))?;
+        let netns = change.netns.unwrap_or(before.netns);
+        if netns && kind != NamespaceKind::Net {
+            return Err(Error::Invalid(format!("{}: only network namespaces are at /run/netns", before.label())));
+        }
+        let description = change.description.unwrap_or_else(|| before.description.clone());
+        let after = NamespaceRecord { description, netns, ..before.clone() };
+        Ok((before, after))
     }
 
     /// Describes a namespace object anew, or puts it at `/run/netns` or takes it from there.
@@ -325,14 +360,7 @@ impl Engine {
     ) -> Result<()> {
         self.shared.check_open()?;
         let _turn = self.shared.namespaces.lock().await;
-        let before = self.namespace(kind, name)?;
-        expect_tag(expect, crate::etag::of(&(&before.description, before.netns)))?;
-        let netns = change.netns.unwrap_or(before.netns);
-        if netns && kind != NamespaceKind::Net {
-            return Err(Error::Invalid(format!("{}: only network namespaces are at /run/netns", before.label())));
-        }
-        let description = change.description.unwrap_or_else(|| before.description.clone());
-        let after = NamespaceRecord { description, netns, ..before.clone() };
+        let (before, after) = self.changed_namespace(kind, name, change, expect)?;
         let moves = before.netns != after.netns;
         let pin = |record: &NamespaceRecord| Step::PinNamespace { spec: record.spec() };
         if moves {
@@ -358,18 +386,10 @@ impl Engine {
 
     /// Removes objects together: all of them or none.
     async fn remove_namespaces(&self, objects: &[NamespaceRecord]) -> Result<()> {
-        let going: BTreeSet<String> = objects.iter().map(path).collect();
         {
             // Nobody can begin to use them from here on.
             let mut catalog = self.shared.catalog_mut();
-            for object in objects {
-                let users = self.shared.users_of(&catalog, object);
-                if let Some(user) = users.iter().find(|user| !going.contains(*user)) {
-                    let name = user.trim_start_matches("/1.0/");
-                    let text = format!("namespace {} is in use by {name}: change or delete that first", object.label());
-                    return Err(Error::Invalid(text));
-                }
-            }
+            self.shared.check_unused(&catalog, objects)?;
             objects.iter().for_each(|object| drop(catalog.namespaces.remove(&key(object))));
         }
         let ops = objects.iter().flat_map(|o| [o.delete(), Op::ReleaseAll { owner: o.id.to_string() }]).collect();

@@ -173,12 +173,12 @@ impl Engine {
     /// What was decided to go is tried a few times; what still stays is removed when the daemon starts the next time, or by
     /// `doctor --repair`.
     async fn discard(&self, step: &Step) {
-        for attempt in 1..=crate::actor::TRIES {
+        for attempt in 1..=crate::pace::TRIES {
             match self.shared.host.apply(step, &|_| {}).await {
                 Ok(_) => return,
                 Err(error) => tracing::error!(%error, step = step.name(), attempt, "not removed yet"),
             }
-            tokio::time::sleep(crate::actor::pause(attempt)).await;
+            tokio::time::sleep(crate::pace::pause(attempt)).await;
         }
     }
 
@@ -341,27 +341,25 @@ impl Engine {
 
     /// Makes a profile.
     pub async fn create_profile(&self, profile: ProfileRecord) -> Result<()> {
-        self.check_profile(&profile.written)?;
-        let key = (profile.project.clone(), profile.name.clone());
-        {
-            let mut catalog = self.shared.catalog_mut();
-            if catalog.profiles.contains_key(&key) {
-                return Err(Error::Conflict(format!("Profile {:?} already exists", profile.name.as_str())));
-            }
-            catalog.profiles.insert(key.clone(), profile.clone());
-        }
-        let stored = self.shared.submit_and_wait(Class::Wish, vec![profile.put()]).await;
-        if stored.is_err() {
-            self.shared.catalog_mut().profiles.remove(&key);
-        }
-        stored
+        let _turn = self.shared.profiles.lock().await;
+        self.check_new_profile(&profile)?;
+        self.shared.submit_and_wait(Class::Wish, vec![profile.put()]).await?;
+        self.shared.catalog_mut().profiles.insert((profile.project.clone(), profile.name.clone()), profile);
+        Ok(())
     }
 
-    /// Changes a profile; instances that use it are looked at again. `expect` is the entity tag that the caller saw.
-    pub async fn change_profile(&self, profile: ProfileRecord, expect: Option<String>) -> Result<()> {
-        self.check_profile(&profile.written)?;
-        let before = self.profile(&profile.project, profile.name.as_str())?;
-        expect_tag(expect, crate::etag::of(&(&before.written, &before.description)))?;
+    /// Changes a profile to what `change` makes of it; instances that use it are looked at again. `expect` is the entity tag that
+    /// the caller saw.
+    pub async fn change_profile(
+        &self,
+        project: &ProjectName,
+        name: &str,
+        expect: Option<String>,
+        change: impl FnOnce(ProfileRecord) -> ProfileRecord,
+    ) -> Result<()> {
+        let _turn = self.shared.profiles.lock().await;
+        let profile = change(self.profile(project, name)?);
+        self.check_changed_profile(&profile, expect)?;
         self.shared.submit_and_wait(Class::Wish, vec![profile.put()]).await?;
         let key = (profile.project.clone(), profile.name.clone());
         self.shared.catalog_mut().profiles.insert(key, profile.clone());
@@ -372,13 +370,8 @@ impl Engine {
 
     /// Removes a profile that nobody uses.
     pub async fn delete_profile(&self, project: &ProjectName, name: &str) -> Result<()> {
-        let profile = self.profile(project, name)?;
-        if profile.name == crate::engine::default_profile() {
-            return Err(Error::Invalid("The \"default\" profile can't be deleted".into()));
-        }
-        if !self.users_of_profile(project, &profile.name).is_empty() {
-            return Err(Error::Invalid("Profile is currently in use".into()));
-        }
+        let _turn = self.shared.profiles.lock().await;
+        let profile = self.unused_profile(project, name)?;
         self.shared.submit_and_wait(Class::Frees, vec![profile.delete()]).await?;
         self.shared.catalog_mut().profiles.remove(&(profile.project.clone(), profile.name.clone()));
         Ok(())
@@ -412,11 +405,42 @@ impl Engine {
         self.shared.catalog().projects.values().cloned().collect()
     }
 
+    /// Refuses a new profile that makes no sense, or whose name is taken.
+    pub(crate) fn check_new_profile(&self, profile: &ProfileRecord) -> Result<()> {
+        self.check_profile(&profile.written)?;
+        match self.profile(&profile.project, profile.name.as_str()) {
+            Ok(_) => Err(Error::Conflict(format!("Profile {:?} already exists", profile.name.as_str()))),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Refuses a changed profile that makes no sense, or of which the caller saw another one.
+    pub(crate) fn check_changed_profile(&self, profile: &ProfileRecord, expect: Option<String>) -> Result<()> {
+        self.check_profile(&profile.written)?;
+        let before = self.profile(&profile.project, profile.name.as_str())?;
+        expect_tag(expect, crate::etag::of(&(&before.written, &before.description)))
+    }
+
+    /// A profile that can be deleted.
+    pub(crate) fn unused_profile(&self, project: &ProjectName, name: &str) -> Result<ProfileRecord> {
+        let profile = self.profile(project, name)?;
+        if profile.name == crate::create::default_profile() {
+            return Err(Error::Invalid("The \"default\" profile can't be deleted".into()));
+        }
+        if !self.users_of_profile(project, &profile.name).is_empty() {
+            return Err(Error::Invalid("Profile is currently in use".into()));
+        }
+        Ok(profile)
+    }
+
     /// The keys of a profile must make sense by themselves, on this host; a root disk may come from elsewhere.
     fn check_profile(&self, written: &Written) -> Result<()> {
-        config::check_profile(written)?;
+        for nic in config::check_profile(written)? {
+            plan::refuse_nic_limits(&nic.device, nic.limits, self.facts())?;
+        }
         let limits = config::limits(&written.config);
         plan::refuse_limits(&limits, self.facts())?;
+        plan::refuse_told(config::told(&written.config), self.facts())?;
         Ok(plan::refuse_autoscale(&config::autoscale(&written.config), &limits, self.facts())?)
     }
 

@@ -6,6 +6,14 @@ use std::time::Duration;
 use model::BootGen;
 use tokio::time::Instant;
 
+/// Tries of the same wish without success before it is given up until something changes, or for a while.
+pub(crate) const TRIES: u32 = 3;
+
+/// The pause after a try.
+pub(crate) fn pause(attempt: u32) -> Duration {
+    Duration::from_millis(100 << attempt)
+}
+
 /// A guest that lives for less reboots quickly: no system is up and of use in less.
 const QUICK: Duration = Duration::from_secs(10);
 

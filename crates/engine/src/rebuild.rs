@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use model::InstanceId;
 use store::{Kinds, Op, Store, TxnError};
 
-use crate::engine::{Engine, Shared};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::{Happening, Lifecycle};
 use crate::record::{InstanceRecord, Record};
+use crate::shared::Shared;
 use crate::{allocate, defaults, operations};
 
 /// What is not worth a second copy: operations say what happened, not what should be.

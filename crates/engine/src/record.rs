@@ -205,6 +205,9 @@ pub struct NetworkRecord {
     pub spec: NetworkSpec,
     /// Words about it.
     pub description: String,
+    /// The keys of a chain, as they were written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
 }
 
 impl Record for NetworkRecord {

@@ -1,7 +1,8 @@
 //! Guests that do nothing for a while are held still, and go on when they are called.
 //!
 //! It is the record that says who sleeps, as it is a wish like others: the loop holds the guest still, also after a restart of
-//! the host's keepers. A daemon that did not itself put a guest to sleep lets it go on: nobody heard of calls meanwhile.
+//! the host's keepers. A guest that a former daemon put to sleep sleeps on, if the host knows that nobody called it meanwhile;
+//! else it goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,9 +11,10 @@ use std::time::Instant;
 use model::{Boot, Rest, Step};
 use store::Class;
 
-use crate::actor::{Command, Worker};
-use crate::engine::Shared;
+use crate::actor::Command;
 use crate::record::{Record, Telling};
+use crate::shared::Shared;
+use crate::worker::Worker;
 
 /// What the host says of a guest's rest, and when it was heard.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +58,22 @@ impl Worker<'_> {
             Some(by) => self.wake(by, heard.at).await,
             None if self.shared.idle_freeze(&view.record).is_some() && !view.record.asleep => self.sleep(heard).await,
             None => {}
+        }
+    }
+
+    /// Has a guest that a former daemon put to sleep sleep on, or go on.
+    pub(crate) async fn take_up_rest(&self) {
+        let (view, at) = (self.instance.view(), Instant::now());
+        let may_sleep = view.running().filter(|_| self.shared.idle_freeze(&view.record).is_some());
+        let sleeps_on = match may_sleep {
+            Some(boot) => self.shared.host.sleeps_on(boot).await,
+            None => false,
+        };
+        if sleeps_on {
+            self.instance.sleeps.store(true, Ordering::Release);
+            self.watch_rest();
+        } else {
+            self.wake("a daemon that did not hear of calls before", at).await;
         }
     }
 

@@ -5,15 +5,16 @@
 use std::time::Instant;
 
 use model::scale::{Autoscale, Need, Resource, ScaleMode, Scaling};
-use model::{Boot, InstanceId};
+use model::{Boot, InstanceId, Told};
 use store::Class;
 
-use crate::actor::{Command, Worker};
+use crate::actor::Command;
 use crate::clock;
-use crate::engine::Shared;
 use crate::error::Result;
 use crate::record::{InstanceRecord, Record, Telling};
+use crate::shared::Shared;
 use crate::view::InstanceView;
+use crate::worker::Worker;
 
 /// Moves that are remembered of each instance: an hour of one a minute, 6 KB.
 const HISTORY: usize = 60;
@@ -51,6 +52,12 @@ impl Shared {
         expanded.map_or_else(|_| Autoscale::default(), |expanded| config::autoscale(&expanded.config))
     }
 
+    /// Waits of an instance that are events.
+    fn told(&self, record: &InstanceRecord) -> Told {
+        let expanded = self.catalog().expand(&record.project, &record.wish.profiles, &record.wish.written);
+        expanded.map_or_else(|_| Told::default(), |expanded| config::told(&expanded.config))
+    }
+
     /// Milliseconds without work after which an instance is held still.
     pub(crate) fn idle_freeze(&self, record: &InstanceRecord) -> Option<u64> {
         let expanded = self.catalog().expand(&record.project, &record.wish.profiles, &record.wish.written);
@@ -74,7 +81,8 @@ impl Worker<'_> {
         let view = self.instance.view();
         if let Some(boot) = view.running() {
             let autoscale = self.shared.autoscale(&view.record);
-            self.shared.host.watch_need(boot, plan::watch(&autoscale, &view.record.levels));
+            let (told, actions) = (self.shared.told(&view.record), self.shared.actions(&view.record));
+            self.shared.host.watch_need(boot, plan::watch(&autoscale, &view.record.levels, told, actions));
         }
     }
 
@@ -86,15 +94,8 @@ impl Worker<'_> {
             return;
         }
         let autoscale = self.shared.autoscale(record);
-        let resources: &[Resource] = match heard.need {
-            Need::More => &[heard.resource],
-            // Quiet is about all of them.
-            Need::Less { .. } => &Resource::ALL,
-        };
-        for resource in resources {
-            if let Err(error) = self.move_level(&autoscale, NeedHeard { resource: *resource, ..heard }).await {
-                tracing::warn!(instance = %record.name, %error, "a limit could not follow the need");
-            }
+        if let Err(error) = self.move_level(&autoscale, heard).await {
+            tracing::warn!(instance = %record.name, %error, "a limit could not follow the need");
         }
         self.watch_need();
     }
@@ -105,7 +106,7 @@ impl Worker<'_> {
         let level = record.levels.of(resource, range);
         let used = || self.shared.host.gauges(heard.boot).usage.memory_bytes;
         let room = self.shared.memory_room(record.id).saturating_sub(level);
-        let next = plan::next_level(resource, range, level, heard.need, used(), room);
+        let next = plan::next_level(resource, range, autoscale.moves(resource), level, heard.need, used(), room);
         let Some((to, cause)) = next else { return Ok(()) };
         let is_on = autoscale.mode == ScaleMode::On;
         if resource == Resource::Memory && to < level {

@@ -10,16 +10,17 @@ use model::{BootGen, GuestSeen, HostFacts, InstanceId, InstanceName, NamespaceKi
 use plan::{Grain, Neighbours, Owner};
 use tokio::sync::oneshot;
 
-use crate::actor::{Command, Instance, Worker};
+use crate::actor::{Command, Instance};
 use crate::catalog::Catalog;
-use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::host::{StepError, step_error};
 use crate::instances::Instances;
 use crate::operations::OperationView;
 use crate::record::{InstanceRecord, Record, Telling, WishState};
+use crate::shared::Shared;
 use crate::verbs::Verb;
 use crate::view::InstanceView;
+use crate::worker::Worker;
 
 /// Longest chain of instances that share with one another; a longer one is a mistake.
 const MAX_CHAIN: usize = 8;
@@ -156,16 +157,16 @@ pub(crate) fn check_change(
     if had.is_some_and(|had| persists(&had) && persists(&then) && had.ids != then.ids) {
         let text = "its network persists and belongs to the ids that it has: set namespaces.net.persist=false first, which \
                     lets that network go";
-        return Err(Error::Invalid(text.into()));
+        return Err(Error::Conflict(text.into()));
     }
     if wish.power.boot().is_some() {
         let text = "namespaces are chosen when an instance starts: stop it first to change namespaces.* or its clocks";
-        return Err(Error::Invalid(text.into()));
+        return Err(Error::Conflict(text.into()));
     }
     match sharers(catalog, instances, before).iter().find(|sharer| sharer.is_to_run()) {
         Some(sharer) => {
             let (kinds, name) = sharer.words();
-            Err(Error::Invalid(format!("{name} runs in its namespaces ({kinds}): stop {name} first to change them")))
+            Err(Error::Conflict(format!("{name} runs in its namespaces ({kinds}): stop {name} first to change them")))
         }
         None => Ok(()),
     }
@@ -181,6 +182,13 @@ impl Shared {
     /// Whether somebody's definition names this instance.
     pub(crate) fn is_shared(&self, owner: &InstanceRecord) -> bool {
         !self.sharers(owner).is_empty()
+    }
+
+    /// Those who run in an instance's namespaces by name, and what its end means for each.
+    pub(crate) fn living_with(&self, owner: &InstanceRecord) -> BTreeMap<InstanceName, JoinPolicy> {
+        let sharers = self.sharers(owner);
+        let running = sharers.iter().filter(|sharer| sharer.is_to_run());
+        running.map(|sharer| (sharer.view.record.name.clone(), sharer.policy)).collect()
     }
 
     /// Refuses a verb that would take namespaces away from somebody who needs them, or use some that are not there.
@@ -208,7 +216,7 @@ impl Shared {
             "{} can't be {what}: {name} shares its namespaces ({kinds}); change or delete {name} first",
             record.name
         );
-        Err(Error::Invalid(text))
+        Err(Error::Conflict(text))
     }
 
     fn check_not_required(&self, record: &InstanceRecord) -> Result<()> {
@@ -221,7 +229,7 @@ impl Shared {
              namespaces.join.policy to stop-with or detach",
             record.name
         );
-        Err(Error::Invalid(text))
+        Err(Error::Conflict(text))
     }
 
     /// Those it shares with must run, or be on their way.
@@ -231,7 +239,7 @@ impl Shared {
             if owner.record.wish.power.boot().is_none() {
                 let name = &owner.record.name;
                 let text = format!("it shares namespaces of {name}, which does not run: start {name} first");
-                return Err(Error::Invalid(text));
+                return Err(Error::Conflict(text));
             }
         }
         Ok(())

@@ -10,10 +10,10 @@ use model::{
     Seccomp, Step, StopKind, Wish,
 };
 
-use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::host::Survey;
 use crate::record::Record;
+use crate::shared::Shared;
 
 /// Removes what is not remembered. Failures are told and left for the next start or `doctor`.
 ///
@@ -40,6 +40,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, images_under_way: &(dyn Fn() -> bo
     }
     if !incomplete {
         crate::namespaces::sweep(shared).await;
+        crate::chains::sweep(shared, &survey).await;
     }
     if images_under_way() { Ok(()) } else { sweep_images(shared, &survey).await }
 }
@@ -87,6 +88,7 @@ fn nothing(id: InstanceId, pool: &PoolName) -> Wish {
             nics: Vec::new(),
             first_boot: Vec::new(),
             environment: Vec::new(),
+            init: String::new(),
         },
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use model::InstanceId;
 
-use crate::engine::Shared;
 use crate::events::{Happening, Lifecycle};
 use crate::host::HostEvent;
+use crate::shared::Shared;
 
 /// What happened when a keeper died under a guest.
 const LOST_KEEPER: &str = "its keeper died; another one took the guest over without its live console and its sessions";
@@ -42,6 +42,25 @@ pub(crate) fn take(shared: &Arc<Shared>, event: HostEvent) -> Option<InstanceId>
         HostEvent::LinkBroken(boot, what) => {
             of_instance(shared, boot.id, "instance-link-replaced", cause(&what));
             Some(boot.id)
+        }
+        HostEvent::LimitMet { boot, limit, times } => {
+            let context = vec![("limit".to_owned(), limit.into()), ("times".to_owned(), times.into())];
+            of_instance(shared, boot.id, "instance-limit-met", context);
+            None
+        }
+        HostEvent::Bitten(boot, bounded) => {
+            shared.bitten(boot, bounded);
+            None
+        }
+        HostEvent::Pressed { boot, scarce, stalls } => {
+            let percent = |hundredths: u32| (f64::from(hundredths) / 100.0).into();
+            let context = vec![
+                ("resource".to_owned(), scarce.name().into()),
+                ("some-avg10".to_owned(), percent(stalls.some.avg10)),
+                ("full-avg10".to_owned(), percent(stalls.full.avg10)),
+            ];
+            of_instance(shared, boot.id, "instance-under-pressure", context);
+            None
         }
         HostEvent::OutOfMemory { boot, kills, victims } => {
             let context = vec![("kills".to_owned(), kills.into()), ("victims".to_owned(), victims.into())];

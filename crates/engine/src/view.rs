@@ -11,6 +11,8 @@ pub struct InstanceView {
     pub record: InstanceRecord,
     /// What was last seen of it.
     pub observed: Observed,
+    /// It was looked at since the daemon began; before, no more is shown than that it runs.
+    pub looked: bool,
     /// Counts its changes, for whoever keeps something made from it.
     pub version: u64,
 }

@@ -31,28 +31,43 @@ const TESTS: [(&str, Test); 6] = [
     ("a_mirror_that_does_not_answer_ends_in_the_builders_own_words", a_mirror_that_does_not_answer),
 ];
 
+/// Says that this process is there for one test.
+const ONE: &str = "--one";
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if std::env::args().any(|argument| argument == "--list") {
         TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    let (mut passed, mut failed) = (0, 0);
-    for (name, test) in TESTS {
-        if !wanted.is_empty() && !wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
-            continue;
-        }
-        let begin = Instant::now();
-        // One thread: the test runs in this one. Its panic message is printed before the unwinding ends here.
-        let good = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {} ({:.1} s)", if good { "ok" } else { "FAILED" }, begin.elapsed().as_secs_f64());
-        if good { passed += 1 } else { failed += 1 }
+    let chosen: Vec<_> = TESTS
+        .iter()
+        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)))
+        .collect();
+    if std::env::args().any(|argument| argument == ONE) {
+        return if chosen.iter().all(|(name, test)| holds(name, *test)) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
-    println!(
-        "\ntest result: {}. {passed} passed; {failed} failed; 0 ignored",
-        if failed == 0 { "ok" } else { "FAILED" }
-    );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // All at once, as they wait for the mirror most of the time; each in a process of its own.
+    let program = std::env::current_exe().expect("the path of this program");
+    let start = |(name, _): &&(&str, Test)| Command::new(&program).args([ONE, name]).spawn().expect("a process");
+    let running: Vec<_> = chosen.iter().map(start).collect();
+    let ended = running.into_iter().map(|mut process| process.wait().expect("its end").success());
+    let (passed, failed): (Vec<bool>, Vec<bool>) = ended.partition(|good| *good);
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {word}. {} passed; {} failed; 0 ignored", passed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a test in this process's one thread. Its panic message is printed before the unwinding ends here.
+fn holds(name: &str, test: Test) -> bool {
+    let begin = Instant::now();
+    let good = std::panic::catch_unwind(test).is_ok();
+    println!("test {name} ... {} ({:.1} s)", if good { "ok" } else { "FAILED" }, begin.elapsed().as_secs_f64());
+    good
 }
 
 fn text(error: images::Error) -> String {

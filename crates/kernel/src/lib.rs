@@ -3,9 +3,11 @@
 //! This crate holds no policy, knows none of our paths and does not block on anything but the call that was asked for.
 //! It is the only crate of the workspace with `unsafe` code.
 
+pub mod bpf;
 pub mod keyring;
 pub mod landlock;
 pub mod lock;
+pub mod meter;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, WaitStatus};
 
 use crate::{Errno, Result, checked};
 
@@ -199,11 +199,12 @@ pub fn exit(code: i32) -> ! {
     std::process::abort()
 }
 
-/// Starts `program` as a detached process and waits for the intermediate one that the program itself leaves behind.
+/// Starts `program` as a detached process and waits for the intermediate one that the program itself leaves behind; how that
+/// ended, which is with 0 where the program serves.
 ///
 /// Safe with threads: `posix_spawn` shares memory with the child only until its exec, and no code of ours runs there.
 /// The program is expected to fork and let its first process exit (see `sysctl-keeper spawn --detach`).
-pub fn spawn_detaching(program: &CStr, argv: &[CString], env: &[CString]) -> Result<()> {
+pub fn spawn_detaching(program: &CStr, argv: &[CString], env: &[CString]) -> Result<WaitStatus> {
     let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
         strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
     };
@@ -224,10 +225,8 @@ pub fn spawn_detaching(program: &CStr, argv: &[CString], env: &[CString]) -> Res
         return Err(Errno::from_raw_os_error(error));
     }
     let pid = Pid::from_raw(pid).ok_or(Errno::CHILD)?;
-    match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())? {
-        Some((_, status)) if status.exit_status() == Some(0) => Ok(()),
-        _ => Err(Errno::CHILD),
-    }
+    let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())?;
+    ended.map(|(_, status)| status).ok_or(Errno::CHILD)
 }
 
 /// The environment of this process, as the next program takes it.

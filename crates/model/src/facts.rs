@@ -73,6 +73,10 @@ pub struct HostFacts {
     pub landlock: u32,
     /// Names of device nodes under `/dev` that guests get when the host has them (`fuse`, `net/tun`).
     pub devices: BTreeSet<String>,
+    /// Links can be held to limits: the kernel has classifiers (clsact) that ask programs (cls_bpf), and we may load some.
+    pub link_limits: bool,
+    /// There is an lxcfs, by which guests see their limits in `/proc`.
+    pub lxcfs: bool,
     /// Our own limits: `CAP_SYS_RESOURCE` is held (resource limits and OOM scores can be raised).
     pub may_raise_limits: bool,
 }

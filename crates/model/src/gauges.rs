@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 pub struct GroupUsage {
     /// Nanoseconds of CPU time.
     pub cpu_ns: u64,
+    /// Of them those of programs themselves.
+    pub cpu_user_ns: u64,
+    /// And those of the kernel on their behalf.
+    pub cpu_system_ns: u64,
     /// Bytes of memory.
     pub memory_bytes: u64,
     /// The most bytes of memory so far.
@@ -50,6 +54,74 @@ pub struct Pressure {
     pub io: Stalls,
 }
 
+/// What processes can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scarce {
+    /// A CPU.
+    Cpu,
+    /// Disks.
+    Io,
+    /// Memory.
+    Memory,
+}
+
+impl Scarce {
+    /// All of them.
+    pub const ALL: [Scarce; 3] = [Scarce::Cpu, Scarce::Io, Scarce::Memory];
+
+    /// Its name, also that of its file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scarce::Cpu => "cpu",
+            Scarce::Io => "io",
+            Scarce::Memory => "memory",
+        }
+    }
+}
+
+impl Pressure {
+    /// What was waited for of one of them.
+    pub fn of(&self, scarce: Scarce) -> Stalls {
+        match scarce {
+            Scarce::Cpu => self.cpu,
+            Scarce::Io => self.io,
+            Scarce::Memory => self.memory,
+        }
+    }
+}
+
+/// Of which waits events are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Waits for a CPU.
+    pub cpu: bool,
+    /// Waits for disks.
+    pub io: bool,
+    /// Waits for memory.
+    pub memory: bool,
+}
+
+impl Told {
+    /// Whether those for one of them are.
+    pub fn of(self, scarce: Scarce) -> bool {
+        match scarce {
+            Scarce::Cpu => self.cpu,
+            Scarce::Io => self.io,
+            Scarce::Memory => self.memory,
+        }
+    }
+
+    /// Those and this one.
+    pub fn with(self, scarce: Scarce) -> Told {
+        match scarce {
+            Scarce::Cpu => Told { cpu: true, ..self },
+            Scarce::Io => Told { io: true, ..self },
+            Scarce::Memory => Told { memory: true, ..self },
+        }
+    }
+}
+
 /// How often limits were met since the group was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hits {
@@ -65,6 +137,18 @@ pub struct Hits {
     pub cpu_throttled: u64,
     /// Microseconds that processes waited for the next period.
     pub cpu_throttled_us: u64,
+}
+
+impl Hits {
+    /// Limits by the knobs that they are set by, and how often each was met.
+    pub fn by_limit(&self) -> [(&'static str, u64); 4] {
+        [
+            ("memory.high", self.memory_high),
+            ("memory.max", self.memory_max),
+            ("pids.max", self.processes),
+            ("cpu.max", self.cpu_throttled),
+        ]
+    }
 }
 
 /// One look at a group.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::DeviceRange;
 use crate::limits::format_cpu_list;
 
 /// One thing that a control group can be told, named after the file of cgroup2.
@@ -39,6 +40,8 @@ pub enum Knob {
     CpuUclampMax,
     /// `cpuset.cpus`.
     CpusetCpus,
+    /// `cpuset.cpus.partition`: whether others may run on its CPUs.
+    CpusetPartition,
     /// `pids.max`.
     PidsMax,
     /// `io.max` of one disk.
@@ -47,6 +50,10 @@ pub enum Knob {
     IoWeight,
     /// `io.latency` of one disk.
     IoLatency,
+    /// `rdma.max` of every RDMA device.
+    RdmaMax,
+    /// `misc.max`, of what the machine has a limited number of.
+    MiscMax,
     /// `hugetlb.64KB.max`, in bytes.
     #[serde(rename = "hugetlb_64kb_max")]
     Hugetlb64KBMax,
@@ -59,11 +66,17 @@ pub enum Knob {
     /// `hugetlb.1GB.max`, in bytes.
     #[serde(rename = "hugetlb_1gb_max")]
     Hugetlb1GBMax,
+    /// Which devices may be opened: in cgroup2 no file, but a program that the kernel asks.
+    Devices,
+    /// Bytes that its sockets receive each second, by whichever link: a program as well.
+    NetworkIngress,
+    /// Bytes that its sockets send each second.
+    NetworkEgress,
 }
 
 impl Knob {
     /// Every knob.
-    pub const ALL: [Knob; 22] = [
+    pub const ALL: [Knob; 28] = [
         Knob::MemoryMin,
         Knob::MemoryLow,
         Knob::MemoryHigh,
@@ -78,14 +91,20 @@ impl Knob {
         Knob::CpuUclampMin,
         Knob::CpuUclampMax,
         Knob::CpusetCpus,
+        Knob::CpusetPartition,
         Knob::PidsMax,
         Knob::IoMax,
         Knob::IoWeight,
         Knob::IoLatency,
+        Knob::RdmaMax,
+        Knob::MiscMax,
         Knob::Hugetlb64KBMax,
         Knob::Hugetlb1MBMax,
         Knob::Hugetlb2MBMax,
         Knob::Hugetlb1GBMax,
+        Knob::Devices,
+        Knob::NetworkIngress,
+        Knob::NetworkEgress,
     ];
 
     /// Its file in cgroup2.
@@ -105,14 +124,20 @@ impl Knob {
             Knob::CpuUclampMin => "cpu.uclamp.min",
             Knob::CpuUclampMax => "cpu.uclamp.max",
             Knob::CpusetCpus => "cpuset.cpus",
+            Knob::CpusetPartition => "cpuset.cpus.partition",
             Knob::PidsMax => "pids.max",
             Knob::IoMax => "io.max",
             Knob::IoWeight => "io.weight",
             Knob::IoLatency => "io.latency",
+            Knob::RdmaMax => "rdma.max",
+            Knob::MiscMax => "misc.max",
             Knob::Hugetlb64KBMax => "hugetlb.64KB.max",
             Knob::Hugetlb1MBMax => "hugetlb.1MB.max",
             Knob::Hugetlb2MBMax => "hugetlb.2MB.max",
             Knob::Hugetlb1GBMax => "hugetlb.1GB.max",
+            Knob::Devices => "devices",
+            Knob::NetworkIngress => "network.ingress",
+            Knob::NetworkEgress => "network.egress",
         }
     }
 
@@ -127,6 +152,7 @@ impl Knob {
             | Knob::CpuUclampMin => Setting::Number(0),
             Knob::CpuWeight | Knob::IoWeight => Setting::Number(100),
             Knob::CpusetCpus => Setting::Cpus(Vec::new()),
+            Knob::CpusetPartition => Setting::Partition(Partition::Member),
             Knob::MemoryHigh
             | Knob::MemoryMax
             | Knob::MemorySwapMax
@@ -136,11 +162,52 @@ impl Knob {
             | Knob::PidsMax
             | Knob::IoMax
             | Knob::IoLatency
+            | Knob::RdmaMax
+            | Knob::MiscMax
             | Knob::Hugetlb64KBMax
             | Knob::Hugetlb1MBMax
             | Knob::Hugetlb2MBMax
-            | Knob::Hugetlb1GBMax => Setting::Unlimited,
+            | Knob::Hugetlb1GBMax
+            | Knob::Devices
+            | Knob::NetworkIngress
+            | Knob::NetworkEgress => Setting::Unlimited,
         }
+    }
+
+    /// The controller of cgroup v1 that has it, and its file there; `None` where v1 never had it.
+    pub fn v1(self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            // Not quite the same: it slows nobody down, but says whose memory is taken first.
+            Knob::MemoryHigh => ("memory", "memory.soft_limit_in_bytes"),
+            Knob::MemoryMax => ("memory", "memory.limit_in_bytes"),
+            // Memory and swap together.
+            Knob::MemorySwapMax => ("memory", "memory.memsw.limit_in_bytes"),
+            Knob::CpuMax => ("cpu", "cpu.cfs_quota_us"),
+            Knob::CpuMaxBurst => ("cpu", "cpu.cfs_burst_us"),
+            Knob::CpuIdle => ("cpu", "cpu.idle"),
+            Knob::CpuWeight => ("cpu", "cpu.shares"),
+            Knob::CpuUclampMin => ("cpu", "cpu.uclamp.min"),
+            Knob::CpuUclampMax => ("cpu", "cpu.uclamp.max"),
+            Knob::CpusetCpus => ("cpuset", "cpuset.cpus"),
+            Knob::PidsMax => ("pids", "pids.max"),
+            Knob::IoMax => ("blkio", "blkio.throttle.read_bps_device"),
+            Knob::IoWeight => ("blkio", "blkio.bfq.weight"),
+            Knob::Hugetlb64KBMax => ("hugetlb", "hugetlb.64KB.limit_in_bytes"),
+            Knob::Hugetlb1MBMax => ("hugetlb", "hugetlb.1MB.limit_in_bytes"),
+            Knob::Hugetlb2MBMax => ("hugetlb", "hugetlb.2MB.limit_in_bytes"),
+            Knob::Hugetlb1GBMax => ("hugetlb", "hugetlb.1GB.limit_in_bytes"),
+            Knob::Devices => ("devices", "devices.list"),
+            Knob::MemoryMin
+            | Knob::MemoryLow
+            | Knob::MemoryZswapMax
+            | Knob::MemoryOomGroup
+            | Knob::IoLatency
+            | Knob::CpusetPartition
+            | Knob::RdmaMax
+            | Knob::MiscMax
+            | Knob::NetworkIngress
+            | Knob::NetworkEgress => return None,
+        })
     }
 
     /// Bytes of the huge pages that it is about; `None` for every other knob.
@@ -154,6 +221,22 @@ impl Knob {
         }
     }
 }
+
+/// `cpu.shares` of a group with cgroup2's default weight of 100.
+pub const DEFAULT_SHARES: u64 = 1024;
+
+/// The `cpu.shares` of cgroup v1 that are a `cpu.weight`.
+pub fn shares(weight: u64) -> u64 {
+    (weight * DEFAULT_SHARES / 100).max(2)
+}
+
+/// The files of cgroup v1 for what is one line of `io.max`: bytes read and written, reads, writes.
+pub const V1_RATES: [&str; 4] = [
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_iops_device",
+];
 
 /// A disk by its device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -184,6 +267,43 @@ pub struct DiskRates {
     pub write_ops: Option<u64>,
 }
 
+/// Who else runs on the CPUs of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Partition {
+    /// Everybody.
+    #[default]
+    Member,
+    /// Nobody.
+    Root,
+    /// Nobody, and the scheduler does not balance them either.
+    Isolated,
+    /// Nobody was to, and the kernel does not keep to that any more. Nobody can wish for it.
+    Invalid,
+}
+
+impl Partition {
+    /// The kernel's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Partition::Member => "member",
+            Partition::Root => "root",
+            Partition::Isolated => "isolated",
+            Partition::Invalid => "invalid",
+        }
+    }
+}
+
+/// How much of an RDMA device may be used; `None` means any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rdma {
+    /// Handles.
+    pub handles: Option<u64>,
+    /// Objects.
+    pub objects: Option<u64>,
+}
+
 /// What a knob is set to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Setting {
@@ -199,6 +319,14 @@ pub enum Setting {
     Disk(BlockDevice, DiskRates),
     /// Microseconds that a request to one disk should not take longer than.
     Latency(BlockDevice, u64),
+    /// Who else runs on its CPUs.
+    Partition(Partition),
+    /// What may be used of each RDMA device.
+    Rdma(Rdma),
+    /// Numbers of what there is a limited number of, by name.
+    Misc(BTreeMap<String, u64>),
+    /// Devices that may be opened, sorted; no others.
+    Devices(Vec<DeviceRange>),
 }
 
 impl fmt::Display for Setting {
@@ -215,6 +343,20 @@ impl fmt::Display for Setting {
                 write!(f, "{disk} rbps={rbps} wbps={wbps} riops={riops} wiops={wiops}")
             }
             Setting::Latency(disk, us) => write!(f, "{disk} target={us}"),
+            Setting::Partition(partition) => f.write_str(partition.as_str()),
+            Setting::Rdma(Rdma { handles, objects }) => {
+                let text = |n: Option<u64>| n.map_or_else(|| "max".to_owned(), |n| n.to_string());
+                write!(f, "hca_handle={} hca_object={}", text(*handles), text(*objects))
+            }
+            Setting::Misc(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(|(name, n)| format!("{name} {n}")).collect();
+                f.write_str(&numbers.join(", "))
+            }
+            Setting::Devices(ranges) if ranges.is_empty() => f.write_str("none"),
+            Setting::Devices(ranges) => {
+                let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+                f.write_str(&ranges.join(", "))
+            }
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Plain values only: no input or output, no decisions.
 
+pub mod action;
+pub mod chain;
+pub mod devices;
 pub mod facts;
 pub mod gauges;
 pub mod id;
@@ -20,13 +23,16 @@ pub mod wish;
 #[cfg(test)]
 mod fuzz;
 
+pub use action::{Bites, Bounded, LimitAction, LimitActions};
+pub use chain::{ChainSpec, Hop, OnFailure};
+pub use devices::{DevicePolicy, DeviceRange, DeviceRule};
 pub use facts::{CgroupLayout, HostFacts, OverlayWay, V1Hierarchy};
-pub use gauges::{Gauges, GroupUsage, Hits, Pressure};
+pub use gauges::{Gauges, GroupUsage, Hits, Pressure, Scarce, Told};
 pub use id::{Boot, BootGen, Fingerprint, IdMap, InstanceId, RootGen};
-pub use knob::{BlockDevice, DiskRates, Knob, KnobChange, Setting, Settings};
+pub use knob::{BlockDevice, DiskRates, Knob, KnobChange, Partition, Rdma, Setting, Settings};
 pub use limits::{Bytes, CpuAllowance, CpuSelection, Limits, Memory, Swap};
 pub use name::{DeviceName, InstanceName, InvalidName, NamespaceName, NetworkName, PoolName, ProfileName, ProjectName};
-pub use net::{Cidr, Mac, NetworkSpec, NicSpec};
+pub use net::{Cidr, Mac, NetworkSpec, NicId, NicLimits, NicSpec, Plug, WireEnd, WireSeen};
 pub use observed::{BootSeen, End, GroupSeen, GuestSeen, NicSeen, Observed};
 pub use pin::{PinId, PinSeen, PinSource, PinSpec};
 pub use rest::Rest;
@@ -34,4 +40,4 @@ pub use sandbox::{
     Clocks, DeviceNode, MountMode, NamespaceKind, Namespaces, ResourceLimit, SandboxSpec, Seccomp, Share,
 };
 pub use step::Step;
-pub use wish::{FirstBootFile, InstanceSpec, PoolSpec, Power, RootSource, StopKind, Wish};
+pub use wish::{FirstBootFile, INIT, InstanceSpec, PoolSpec, Power, RootSource, StopKind, Wish};

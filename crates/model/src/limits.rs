@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::knob::{DiskRates, Knob};
+use crate::action::LimitActions;
+use crate::devices::{DevicePolicy, DeviceRule};
+use crate::knob::{DiskRates, Knob, Partition, Rdma};
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -103,8 +105,12 @@ pub struct Limits {
     pub memory_zswap: Option<Bytes>,
     /// Out of memory, all processes are killed together.
     pub memory_oom_group: bool,
+    /// What happens when limits are met. That of memory is [`Self::memory_soft`] as well when it is to be slowed down.
+    pub actions: LimitActions,
     /// CPUs.
     pub cpu: Option<CpuSelection>,
+    /// Who else runs on them.
+    pub cpu_partition: Partition,
     /// CPU time.
     pub cpu_allowance: Option<CpuAllowance>,
     /// CPU time that was not used and may be used later, in microseconds.
@@ -127,6 +133,18 @@ pub struct Limits {
     pub disk_latency_us: Option<u64>,
     /// Most memory in huge pages, by the knob of their size.
     pub hugepages: BTreeMap<Knob, Bytes>,
+    /// What it may use of each RDMA device.
+    pub rdma: Rdma,
+    /// What it may use of what there is a limited number of, by name.
+    pub misc: BTreeMap<String, u64>,
+    /// Most bytes that it receives each second, by all links together.
+    pub network_ingress_bytes: Option<u64>,
+    /// Most bytes that it sends.
+    pub network_egress_bytes: Option<u64>,
+    /// Devices that it may open when no rule says otherwise.
+    pub device_policy: DevicePolicy,
+    /// Changes to them, in their order.
+    pub device_rules: Vec<DeviceRule>,
 }
 
 /// Processors that a kernel can be built for at most (`CONFIG_NR_CPUS`).

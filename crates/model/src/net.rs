@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::ChainSpec;
+use crate::id::{BootGen, InstanceId};
 use crate::name::{DeviceName, NetworkName};
 
 /// An Ethernet hardware address.
@@ -15,6 +17,17 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// The prefix of the addresses that we give out: locally administered, unicast.
     pub const PREFIX: [u8; 3] = [0x0a, 0x5c, 0x71];
+
+    /// The `n`-th address that is made of the ids of instance and device: the same one again for the same NIC.
+    pub fn of(id: InstanceId, device: &DeviceName, n: u8) -> Mac {
+        let mut seed = id.0.as_u128() as u64;
+        for byte in device.as_str().bytes() {
+            seed = (seed ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3); // FNV-1a
+        }
+        let [a, b, c] = Mac::PREFIX;
+        let [d, e, f, ..] = seed.wrapping_add(n.into()).to_le_bytes();
+        Mac([a, b, c, d, e, f])
+    }
 
     /// The link-local IPv6 address that the kernel derives from this address (EUI-64, RFC 4291 appendix A).
     pub fn link_local(self) -> Ipv6Addr {
@@ -169,6 +182,65 @@ macro_rules! serde_by_text {
 }
 serde_by_text!(Mac, Cidr);
 
+/// A NIC of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NicId {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Which device of it.
+    pub device: DeviceName,
+}
+
+/// A wire as it is known again in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireSeen {
+    /// Its far end.
+    pub to: NicId,
+    /// Tells a wire from the same one with other names, addresses or size.
+    pub made: u64,
+}
+
+/// The far end of a wire, with what is decided about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireEnd {
+    /// Whose it is.
+    pub to: NicId,
+    /// The boot that it lies in.
+    pub boot: BootGen,
+    /// What the link is called there.
+    pub guest_name: String,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its IPv4 address.
+    pub ipv4: Option<Cidr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Cidr>,
+}
+
+/// What a NIC leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plug {
+    /// A managed bridge, which the host's end is put on.
+    Network(NetworkName),
+    /// A chain: where the host's end leads is decided there.
+    Chain(NetworkName),
+    /// A NIC of another instance: no end is on the host.
+    Wire(Box<WireEnd>),
+}
+
+/// What goes through a NIC at most, and how urgent it is; `None` says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NicLimits {
+    /// Bytes to the guest each second.
+    pub ingress_bytes: Option<u64>,
+    /// Bytes from the guest each second.
+    pub egress_bytes: Option<u64>,
+    /// Priority of what the guest sends, as the host's queues know it; at a link with a limit more goes first, up to 8.
+    pub priority: Option<u32>,
+}
+
 /// A NIC with all that is decided about it before the instance starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSpec {
@@ -176,8 +248,8 @@ pub struct NicSpec {
     pub device: DeviceName,
     /// What the link is called in the guest, at most 15 characters.
     pub guest_name: String,
-    /// The managed bridge that the host end is put on.
-    pub network: NetworkName,
+    /// What it leads to.
+    pub plug: Plug,
     /// Hardware address of the guest's end.
     pub mac: Mac,
     /// Largest packet; `None` takes the bridge's.
@@ -192,9 +264,63 @@ pub struct NicSpec {
     pub gateway6: Option<Ipv6Addr>,
     /// Whether frames with a foreign source address are let through.
     pub spoofing: bool,
+    /// Its limits.
+    #[serde(default)]
+    pub limits: NicLimits,
 }
 
-/// A managed bridge.
+impl NicSpec {
+    /// The far end, when it is a wire.
+    pub fn wire(&self) -> Option<&WireEnd> {
+        match &self.plug {
+            Plug::Wire(end) => Some(end),
+            Plug::Network(_) | Plug::Chain(_) => None,
+        }
+    }
+
+    /// Whether it has a part in a chain.
+    pub fn is_chained(&self) -> bool {
+        matches!(self.plug, Plug::Chain(_))
+    }
+
+    /// What it is to be seen as, when it is a wire. `own`: whose NIC this is.
+    pub fn wire_seen(&self, own: InstanceId) -> Option<WireSeen> {
+        let far = self.wire()?;
+        let mut ends = [
+            (own, &self.device, &self.guest_name, self.mac, self.ipv4, self.ipv6),
+            (far.to.id, &far.to.device, &far.guest_name, far.mac, far.ipv4, far.ipv6),
+        ];
+        // The same from either end.
+        ends.sort();
+        let text = format!("{ends:?} {:?}", self.mtu);
+        let fold = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3); // FNV-1a
+        Some(WireSeen { to: far.to.clone(), made: text.bytes().fold(0xcbf2_9ce4_8422_2325, fold) })
+    }
+
+    /// The same wire as the instance at its far end has it; `None` when it is none. `own`: whose NIC this is.
+    pub fn mirrored(&self, own: InstanceId, boot: BootGen) -> Option<NicSpec> {
+        let far = self.wire()?;
+        let near = WireEnd {
+            to: NicId { id: own, device: self.device.clone() },
+            boot,
+            guest_name: self.guest_name.clone(),
+            mac: self.mac,
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+        };
+        Some(NicSpec {
+            device: far.to.device.clone(),
+            guest_name: far.guest_name.clone(),
+            plug: Plug::Wire(Box::new(near)),
+            mac: far.mac,
+            ipv4: far.ipv4,
+            ipv6: far.ipv6,
+            ..self.clone()
+        })
+    }
+}
+
+/// A managed bridge, or a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     /// Its name, also that of its link.
@@ -209,6 +335,9 @@ pub struct NetworkSpec {
     pub mtu: Option<u32>,
     /// Domain that instances are named in.
     pub domain: String,
+    /// What it is instead of a bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<ChainSpec>,
 }
 
 #[cfg(test)]
@@ -234,6 +363,34 @@ mod tests {
         assert!(!cidr("10.9.0.0/24").overlaps(cidr("fd00::/8")));
         assert!(cidr("::/0").overlaps(cidr("fd00::/8")));
         assert!(cidr("0.0.0.0/0").overlaps(cidr("192.0.2.0/24")));
+    }
+
+    #[test]
+    fn a_wire_is_the_same_from_either_end_until_something_of_it_changes() {
+        let id = |n| InstanceId(uuid::Uuid::from_u128(n));
+        let to = NicId { id: id(2), device: "wan".parse().expect("name") };
+        let (ipv4, mac) = (Some(cidr("10.7.7.2/30")), Mac::of(id(2), &to.device, 0));
+        let end = WireEnd { to, boot: BootGen(3), guest_name: "wan".into(), mac, ipv4, ipv6: None };
+        let device: DeviceName = "eth1".parse().expect("name");
+        let near = NicSpec {
+            guest_name: "eth1".into(),
+            plug: Plug::Wire(Box::new(end)),
+            mac: Mac::of(id(1), &device, 0),
+            device,
+            mtu: None,
+            ipv4: None,
+            ipv6: None,
+            gateway4: None,
+            gateway6: None,
+            spoofing: true,
+            limits: NicLimits::default(),
+        };
+        let far = near.mirrored(id(1), BootGen(1)).expect("a wire");
+        assert_eq!(far.mirrored(id(2), BootGen(3)), Some(near.clone()));
+        let made = |nic: &NicSpec, own| nic.wire_seen(own).expect("a wire").made;
+        assert_eq!(made(&near, id(1)), made(&far, id(2)));
+        let changed = NicSpec { mtu: Some(9000), ..near.clone() };
+        assert_ne!(made(&changed, id(1)), made(&near, id(1)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{BootGen, RootGen};
 use crate::knob::Settings;
 use crate::name::DeviceName;
-use crate::net::Mac;
+use crate::net::{Mac, NicLimits, WireSeen};
 use crate::pin::PinSeen;
 use crate::sandbox::NamespaceKind;
 
@@ -61,12 +61,18 @@ pub struct GroupSeen {
 /// A NIC of one boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSeen {
-    /// Name of the host's end.
+    /// Name of the host's end; empty for a wire, which has none.
     pub host_name: String,
     /// Hardware address of the guest's end, where it can be told.
     pub mac: Option<Mac>,
     /// It is all that it should be; a link of a former daemon that is not gets made again.
     pub complete: bool,
+    /// Which wire it is, when it is one.
+    pub wire: Option<WireSeen>,
+    /// It is no port of a bridge, but has a part in a chain.
+    pub chained: bool,
+    /// Its limits, as the kernel keeps them.
+    pub limits: NicLimits,
 }
 
 /// Everything on the host that belongs to one boot.

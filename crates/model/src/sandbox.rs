@@ -109,6 +109,11 @@ impl Namespaces {
         self.shares.get(&kind).unwrap_or(&Share::Private)
     }
 
+    /// Whether its init is the first process of its pid namespace, with which all others there end.
+    pub fn is_first(&self) -> bool {
+        *self.of(NamespaceKind::Pid) == Share::Private
+    }
+
     /// Pins that it lives at.
     pub fn pins(&self) -> impl Iterator<Item = PinId> {
         self.shares.values().filter_map(|share| if let Share::Pin(pin) = share { Some(*pin) } else { None })
@@ -191,6 +196,16 @@ pub struct SandboxSpec {
     /// Most nested user namespaces.
     pub max_user_namespaces: u32,
 }
+
+/// What [`MountMode::Strict`] covers of `/proc`: it tells of the host as a whole.
+pub const COVERED: [&str; 8] =
+    ["kcore", "keys", "sysrq-trigger", "timer_list", "latency_stats", "sched_debug", "kallsyms", "kmsg"];
+
+/// What [`MountMode::Strict`] makes read-only of `/proc`.
+pub const READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];
+
+/// What stays writable of that: these files belong to the guest's own network and user namespaces.
+pub const OWN_OF_READ_ONLY: [&str; 2] = ["sys/net", "sys/user"];
 
 /// Names of the capabilities, by number (`linux/capability.h`).
 pub const CAPABILITIES: [&str; 41] = [

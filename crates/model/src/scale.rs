@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::action::LimitActions;
+use crate::gauges::{Scarce, Told};
+
 /// What is scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -21,6 +24,14 @@ impl Resource {
         match self {
             Resource::Memory => "memory",
             Resource::Cpu => "cpu",
+        }
+    }
+
+    /// What whoever has too little of it waits for.
+    pub fn scarce(self) -> Scarce {
+        match self {
+            Resource::Memory => Scarce::Memory,
+            Resource::Cpu => Scarce::Cpu,
         }
     }
 }
@@ -47,6 +58,52 @@ pub struct Range {
     pub max: u64,
 }
 
+/// A share of a time that is waited for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// Hundredths of a percent.
+    pub hundredths: u32,
+    /// Milliseconds.
+    pub window_ms: u64,
+}
+
+impl Trigger {
+    /// A tenth of two seconds: whoever may not raise resource limits is only granted windows of whole multiples of two seconds.
+    pub const MUCH: Trigger = Trigger { hundredths: 1000, window_ms: 2000 };
+
+    /// Microseconds of waiting that are the share.
+    pub fn stall_us(&self) -> u64 {
+        self.window_ms.saturating_mul(u64::from(self.hundredths)) / 10
+    }
+}
+
+/// When a level moves, and how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mover {
+    /// At so much waiting; down, at less.
+    pub when: Trigger,
+    /// Hundredths of the level.
+    pub step_percent: u64,
+}
+
+/// How a level moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moves {
+    /// When its guest needs more.
+    pub up: Mover,
+    /// When less will do.
+    pub down: Mover,
+}
+
+impl Default for Moves {
+    fn default() -> Moves {
+        // By a quarter, so that a need that doubles is met in four moves, and back by a tenth, so that what was taken back too
+        // soon is little: after two windows without much waiting.
+        let little = Trigger { window_ms: 2 * Trigger::MUCH.window_ms, ..Trigger::MUCH };
+        Moves { up: Mover { when: Trigger::MUCH, step_percent: 25 }, down: Mover { when: little, step_percent: 10 } }
+    }
+}
+
 /// What an instance asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Autoscale {
@@ -56,6 +113,12 @@ pub struct Autoscale {
     pub memory: Option<Range>,
     /// Hundredths of one CPU.
     pub cpu: Option<Range>,
+    /// How that of memory moves.
+    pub memory_moves: Moves,
+    /// How that of CPU time does.
+    pub cpu_moves: Moves,
+    /// Milliseconds after a move in which there is no other.
+    pub cooldown_ms: u64,
 }
 
 impl Autoscale {
@@ -66,6 +129,14 @@ impl Autoscale {
             Resource::Cpu => self.cpu,
         };
         range.filter(|_| self.mode != ScaleMode::Off)
+    }
+
+    /// How the level of a resource moves.
+    pub fn moves(&self, resource: Resource) -> &Moves {
+        match resource {
+            Resource::Memory => &self.memory_moves,
+            Resource::Cpu => &self.cpu_moves,
+        }
     }
 }
 
@@ -127,15 +198,40 @@ pub enum Need {
     },
 }
 
+/// What is listened for of one resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// Where its level is.
+    pub level: u64,
+    /// So much waiting is a need for more.
+    pub up: Trigger,
+    /// Less than that is quiet; `None` while the level is at its least.
+    pub down: Option<Trigger>,
+}
+
 /// What the host listens for on behalf of a guest; nothing by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Watch {
-    /// Pressure for memory, or use beyond so many bytes where the kernel does not hold the guest back there.
-    pub memory: Option<u64>,
-    /// Pressure for CPU time, of which it has so many hundredths of one CPU.
-    pub cpu: Option<u64>,
-    /// Quiet: a level is above its least.
-    pub quiet: bool,
+    /// Waits for memory, or use beyond the level where the kernel does not hold the guest back there.
+    pub memory: Option<Listen>,
+    /// Waits for CPU time.
+    pub cpu: Option<Listen>,
+    /// Milliseconds from now on in which nothing is listened for that something follows.
+    pub cooldown_ms: u64,
     /// Levels are advice: nobody is held back at them.
     pub advised: bool,
+    /// Waits that are events, whether or not something follows them.
+    pub told: Told,
+    /// What happens at limits.
+    pub actions: LimitActions,
+}
+
+impl Watch {
+    /// What is listened for of a resource.
+    pub fn of(&self, resource: Resource) -> Option<Listen> {
+        match resource {
+            Resource::Memory => self.memory,
+            Resource::Cpu => self.cpu,
+        }
+    }
 }

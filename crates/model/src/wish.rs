@@ -46,7 +46,12 @@ pub struct InstanceSpec {
     pub first_boot: Vec<FirstBootFile>,
     /// Environment of init beyond the daemon's own variables.
     pub environment: Vec<(String, String)>,
+    /// The program that becomes init.
+    pub init: String,
 }
+
+/// The program that becomes init where no other is named.
+pub const INIT: &str = "/sbin/init";
 
 /// A storage pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

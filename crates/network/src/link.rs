@@ -3,14 +3,20 @@
 mod address;
 mod bridge;
 mod guest;
+mod limits;
 mod name;
+mod uplink;
 mod veth;
+mod wire;
 
 pub use address::{Address, addresses};
 pub use bridge::{BridgeSpec, ensure_bridge};
-pub use guest::{LinkState, configure_guest, guest_state};
+pub use guest::{LinkState, configure_guest, guest_state, settle};
+pub use limits::{can_limit, can_load, limits, put_limits};
 pub use name::{Alias, LinkName};
+pub use uplink::{UplinkSpec, ensure_uplink};
 pub use veth::{VethSpec, attach_veth};
+pub use wire::{WireSide, join_guests, marked, remove_guests};
 
 use kernel::Errno;
 use model::Mac;

@@ -11,11 +11,13 @@
 mod elements;
 mod encode;
 mod list;
+mod patch;
 mod rules;
 
 pub use elements::{NetworkRules, NicRules};
 pub(crate) use list::told;
 pub use list::{Contents, contents, tables};
+pub use patch::{Patch, patch, remove_patches, unpatch, unpatched};
 
 #[cfg(test)]
 pub(crate) use list::offer;

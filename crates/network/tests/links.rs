@@ -189,7 +189,7 @@ fn the_kernel_s_own_words_stand_in_errors() {
     assert!(matches!(&error, Error::Refused { errno: kernel::Errno::EXIST, .. }), "{error:?}");
     assert!(link::find(&mut host.socket, &host_name(3)).expect("a look").is_none());
     spec.guest_name = name("eth1");
-    spec.bridge = guest.index;
+    spec.bridge = Some(guest.index);
     let error = link::attach_veth(&mut host.socket, &spec).expect_err("not a bridge");
     assert!(error.to_string().starts_with("cannot connect link tst3"), "{error}");
     let mut nic = nic(2);
@@ -303,4 +303,16 @@ fn attaching_a_guest_costs_about_what_the_kernel_costs() {
         // A budget that only a lost order of magnitude breaks.
         assert!(median < Duration::from_millis(50), "{what} takes {median:?}");
     }
+}
+
+#[test]
+fn trying_whether_links_can_be_limited_leaves_nothing_behind() {
+    let mut host = Host::new();
+    let before = without_counters(link::list(&mut host.socket).expect("links"));
+    let begun = Instant::now();
+    assert!(link::can_limit(&mut host.socket), "this kernel has clsact and cls_bpf");
+    eprintln!("figure: found out in {} ms whether links can be limited", begun.elapsed().as_millis());
+    assert_eq!(without_counters(link::list(&mut host.socket).expect("links")), before);
+    // Twice, as by the next daemon.
+    assert!(link::can_limit(&mut host.socket));
 }

@@ -1,8 +1,8 @@
 //! What to do so that what is becomes what should be.
 
 use model::{
-    Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, NamespaceKind, Observed, PinId, PinSource, PinSpec, Power,
-    RootSource, Settings, Step, StopKind, Wish,
+    Boot, BootSeen, GroupSeen, GuestSeen, HostFacts, NamespaceKind, NicSeen, Observed, PinId, PinSource, PinSpec,
+    Power, RootSource, Settings, Step, StopKind, Wish,
 };
 
 /// Which way is still open after a step.
@@ -130,9 +130,14 @@ fn end_boot(wish: &Wish, boot: Boot, seen: &BootSeen, steps: &mut Vec<Step>) {
         GuestSeen::Prepared { .. } => steps.push(Step::Kill { boot }),
         // Its keeper is gone, so nobody can say that the group is empty.
         GuestSeen::Absent if !seen.keeper && seen.group.is_some() => steps.push(Step::Kill { boot }),
+        // With others' processes around it init takes nobody along: its keeper sees to that, if it lives.
+        GuestSeen::Ended(_) if !wish.spec.sandbox.namespaces.is_first() && seen.group.is_some() => {
+            steps.push(Step::Kill { boot });
+        }
         GuestSeen::Absent | GuestSeen::Ended(_) => {}
     }
-    for (device, nic) in &seen.nics {
+    // A wire goes with the network that it ends in, and stays with one that persists.
+    for (device, nic) in seen.nics.iter().filter(|(_, nic)| nic.wire.is_none()) {
         steps.push(Step::DetachNic { boot, device: device.clone(), host_name: nic.host_name.clone() });
     }
     if seen.keeper {
@@ -172,9 +177,18 @@ fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, fact
         steps.push(Step::Spawn { boot, root, source, spec });
     }
     for nic in &wish.spec.nics {
-        if !seen.and_then(|seen| seen.nics.get(&nic.device)).is_some_and(|nic| nic.complete) {
-            steps.push(Step::AttachNic { boot, nic: nic.clone() });
+        let seen = seen.and_then(|seen| seen.nics.get(&nic.device));
+        let leads_there = |seen: &NicSeen| seen.wire == nic.wire_seen(boot.id);
+        // Between a bridge and a chain a link is moved, which its guest does not notice.
+        let is_in_place =
+            |seen: &NicSeen| leads_there(seen) && (seen.chained, seen.limits) == (nic.is_chained(), nic.limits);
+        if seen.is_some_and(|seen| seen.complete && is_in_place(seen)) {
+            continue;
         }
+        if let Some(seen) = seen.filter(|seen| !leads_there(seen)) {
+            steps.push(Step::DetachNic { boot, device: nic.device.clone(), host_name: seen.host_name.clone() });
+        }
+        steps.push(Step::AttachNic { boot, nic: nic.clone() });
     }
     for (device, nic) in seen.iter().flat_map(|seen| &seen.nics) {
         if !wish.spec.nics.iter().any(|wanted| wanted.device == *device) {
@@ -193,7 +207,7 @@ fn bring_up(wish: &Wish, boot: Boot, frozen: bool, seen: Option<&BootSeen>, fact
 
 #[cfg(test)]
 mod tests {
-    use model::{BootGen, End, NicSeen, RootGen};
+    use model::{BootGen, End, NicLimits, RootGen};
 
     use super::*;
     use crate::settings::tests::{facts, wish};
@@ -204,7 +218,14 @@ mod tests {
 
     fn running(wish: &Wish) -> Observed {
         let settings = crate::settings(&wish.spec.limits, wish.id, &facts());
-        let nic = NicSeen { host_name: "v".into(), mac: None, complete: true };
+        let nic = NicSeen {
+            host_name: "v".into(),
+            mac: None,
+            complete: true,
+            wire: None,
+            chained: false,
+            limits: NicLimits::default(),
+        };
         let seen = BootSeen {
             keeper: true,
             guest: GuestSeen::Running { pid: 5 },

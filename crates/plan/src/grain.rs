@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use config::{GrainChoice, ShareChoice};
+use config::{GrainChoice, JoinPolicy, ShareChoice};
 use model::{
     Clocks, HostFacts, IdMap, InstanceId, InstanceName, NamespaceKind, NamespaceName, Namespaces, PinId, Share,
 };
@@ -90,14 +90,17 @@ fn mode(choice: &ShareChoice) -> Mode {
 }
 
 const ROOT: &str = "the root file system is what an instance is: its mounts are its own";
-const FIRST: &str = "a full system's init must be process 1, which it is only in a pid namespace of its own";
+const FIRST: &str = "a full system's init must be process 1, which it is only in a pid namespace of its own: name \
+    another program by boot.init, or leave this private";
+const WHOLE: &str = "a pid namespace ends with its first process, and all that live in it: no policy can keep it alive. Leave out \
+    namespaces.join.policy=detach, or namespaces.pid";
 const NO_IDS: &str = "without a user namespace of a guest root inside is root outside, which is not offered; name what is \
     needed: security.caps, security.nesting, namespaces.net";
 const UNKNOWN_IDS: &str = "which ids belong to that one nobody can tell: share the users of an instance";
 const ENDS: &str = "it ends with its first process, so that no object could keep it";
 const GROUPS: &str = "it would see the other's groups and not find its own: private, or host to see all";
 
-/// THE table: what is not possible, and why. Everything else is.
+/// THE table: what is not possible, and why. Everything else is; of [`FIRST`] only those who bring an init of their own.
 const REFUSED: [(NamespaceKind, Mode, &str); 13] = [
     (NamespaceKind::Mnt, Mode::Host, ROOT),
     (NamespaceKind::Mnt, Mode::Instance, ROOT),
@@ -129,6 +132,12 @@ pub fn refuse_object(kind: NamespaceKind) -> Option<&'static str> {
     REFUSED.iter().find(|(k, m, _)| *k == kind && *m == Mode::Named).map(|(.., reason)| *reason)
 }
 
+/// Why an instance with this choice can't have a namespace of a kind from there, when it can't.
+fn refuse(kind: NamespaceKind, mode: Mode, choice: &GrainChoice) -> Option<&'static str> {
+    let (.., reason) = REFUSED.iter().find(|(k, m, _)| *k == kind && *m == mode)?;
+    (*reason != FIRST || choice.init.is_none()).then_some(*reason)
+}
+
 /// Decides the grain of instance `id`, whose own range of ids is `ids`. `neighbours` has everything that the choice names.
 pub fn grain(
     choice: &GrainChoice,
@@ -136,10 +145,14 @@ pub fn grain(
     neighbours: &Neighbours,
     facts: &HostFacts,
 ) -> Result<Grain, Refusal> {
-    for (kind, choice) in &choice.shares {
-        if let Some((.., reason)) = REFUSED.iter().find(|(k, m, _)| k == kind && *m == mode(choice)) {
+    for (kind, share) in &choice.shares {
+        if let Some(reason) = refuse(*kind, mode(share), choice) {
             return Err(refusal(*kind, reason));
         }
+    }
+    let joins_pids = matches!(choice.shares.get(&NamespaceKind::Pid), Some(ShareChoice::Instance(_)));
+    if joins_pids && choice.policy == JoinPolicy::Detach {
+        return Err(Refusal { key: "namespaces.join.policy".to_owned(), reason: WHOLE.to_owned() });
     }
     let owner = |kind: NamespaceKind| match choice.shares.get(&kind) {
         Some(ShareChoice::Instance(name)) => neighbours.owners.get(name).map(Some).ok_or_else(|| {
@@ -338,6 +351,22 @@ mod tests {
             }
         }
         assert_eq!((possible, refused), (24, 13));
+    }
+
+    #[test]
+    fn processes_of_others_are_for_an_init_that_needs_not_be_the_first() {
+        for value in ["host", "instance:db1", "path:/run/x"] {
+            let pid = ("namespaces.pid", value);
+            assert!(of(&[pid]).expect_err("a full system").reason.contains("boot.init"));
+            let grain = of(&[pid, ("boot.init", "/bin/app")]).expect("possible");
+            assert!(grain.namespaces.foreign.contains(&NamespaceKind::Pid), "{value}");
+        }
+        let init = ("boot.init", "/bin/app");
+        assert!(of(&[("namespaces.pid", "named:x"), init]).expect_err("no object").reason.contains("first process"));
+        let theirs = [("namespaces.pid", "instance:db1"), ("namespaces.user", "instance:db1"), init];
+        assert!(of(&theirs).expect("possible").namespaces.foreign.is_empty());
+        let kept = [("namespaces.pid", "instance:db1"), ("namespaces.join.policy", "detach"), init];
+        assert_eq!(of(&kept).expect_err("nobody can keep it").key, "namespaces.join.policy");
     }
 
     #[test]

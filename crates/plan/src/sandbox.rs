@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use config::SandboxChoice;
 use model::sandbox::{CAPABILITIES, ResourceLimit};
-use model::{DeviceNode, HostFacts, InstanceId, SandboxSpec};
+use model::{DeviceNode, DeviceRange, HostFacts, InstanceId, SandboxSpec};
 
 use crate::grain::Grain;
 
@@ -26,20 +26,18 @@ const DROPPED: [&str; 13] = [
     "checkpoint_restore",
 ];
 
-/// Nodes that every guest has: name, major, minor (Linux allocated devices, `Documentation/admin-guide/devices.txt`).
-const NODES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Nodes that every guest has.
+const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Nodes that a guest has when the host has them: rootless tools live on these two, and both act within the guest's own
 /// namespaces.
-const NODES_OF_HOST: [(&str, u32, u32); 2] = [("fuse", 10, 229), ("net/tun", 10, 200)];
+const NODES_OF_HOST: [&str; 2] = ["fuse", "net/tun"];
 
 /// Nested user namespaces that a guest may have.
 const USER_NAMESPACES: u32 = 16_384;
 
 /// The isolation for a choice, the namespaces that were decided on, and a host.
 pub fn sandbox(choice: &SandboxChoice, grain: Grain, facts: &HostFacts) -> SandboxSpec {
-    let here = NODES_OF_HOST.into_iter().filter(|(name, ..)| facts.devices.contains(*name));
     SandboxSpec {
         ids: grain.ids,
         namespaces: grain.namespaces,
@@ -47,15 +45,21 @@ pub fn sandbox(choice: &SandboxChoice, grain: Grain, facts: &HostFacts) -> Sandb
         sys_writable: choice.nesting,
         capabilities: capabilities(choice),
         seccomp: choice.seccomp,
-        devices: NODES
-            .into_iter()
-            .chain(here)
-            .map(|(path, major, minor)| DeviceNode { path: path.to_owned(), major, minor })
-            .collect(),
+        devices: nodes(facts).filter_map(node).collect(),
         rlimits: rlimits(),
         keyring: !choice.shared_keyring,
         max_user_namespaces: USER_NAMESPACES,
     }
+}
+
+/// Names of the nodes in a guest's `/dev`.
+pub(crate) fn nodes(facts: &HostFacts) -> impl Iterator<Item = &'static str> {
+    NODES.into_iter().chain(NODES_OF_HOST.into_iter().filter(|name| facts.devices.contains(*name)))
+}
+
+fn node(name: &str) -> Option<DeviceNode> {
+    let DeviceRange { major, minor: Some(minor), .. } = DeviceRange::named(name)? else { return None };
+    Some(DeviceNode { path: name.to_owned(), major, minor })
 }
 
 fn capabilities(choice: &SandboxChoice) -> BTreeSet<u8> {

@@ -1,9 +1,11 @@
 //! From limits as users ask for them to what each knob is set to.
 
 use model::{
-    CgroupLayout, CpuAllowance, CpuSelection, DiskRates, HostFacts, InstanceId, Knob, Limits, Memory, Setting,
+    CgroupLayout, CpuAllowance, CpuSelection, DiskRates, HostFacts, InstanceId, Knob, Limits, Memory, Rdma, Setting,
     Settings, Swap,
 };
+
+use crate::devices;
 
 /// Most processes and threads when nothing else is said: enough for a busy server, and no fork bomb takes the host's table.
 const DEFAULT_PROCESSES: u64 = 16_384;
@@ -56,6 +58,7 @@ fn setting(knob: Knob, limits: &Limits, id: InstanceId, facts: &HostFacts) -> Se
         // The kernel says "max" for all of it.
         Knob::CpuUclampMax => hundredths(limits.cpu_uclamp_max.filter(|n| *n < 10_000)).unwrap_or(Setting::Unlimited),
         Knob::CpusetCpus => Setting::Cpus(cpus(limits, id, facts)),
+        Knob::CpusetPartition => Setting::Partition(limits.cpu_partition),
         Knob::PidsMax => Setting::Number(limits.processes.unwrap_or(DEFAULT_PROCESSES)),
         Knob::IoMax => match facts.disk {
             Some(disk) if limits.disk_rates != DiskRates::default() => Setting::Disk(disk, limits.disk_rates),
@@ -71,6 +74,13 @@ fn setting(knob: Knob, limits: &Limits, id: InstanceId, facts: &HostFacts) -> Se
             let page = knob.huge_page_bytes().unwrap_or(1);
             limits.hugepages.get(&knob).map_or(Setting::Unlimited, |size| Setting::Number(size.0 / page * page))
         }
+        Knob::RdmaMax if limits.rdma == Rdma::default() => Setting::Unlimited,
+        Knob::RdmaMax => Setting::Rdma(limits.rdma),
+        Knob::MiscMax if limits.misc.is_empty() => Setting::Unlimited,
+        Knob::MiscMax => Setting::Misc(limits.misc.clone()),
+        Knob::NetworkIngress => limits.network_ingress_bytes.map_or(Setting::Unlimited, Setting::Number),
+        Knob::NetworkEgress => limits.network_egress_bytes.map_or(Setting::Unlimited, Setting::Number),
+        Knob::Devices => devices::usable(limits, facts).map_or(Setting::Unlimited, Setting::Devices),
     }
 }
 
@@ -148,6 +158,8 @@ pub(crate) mod tests {
             memory_bytes: 8 << 30,
             landlock: 7,
             devices: ["fuse".to_owned()].into(),
+            link_limits: true,
+            lxcfs: true,
             may_raise_limits: true,
         }
     }
@@ -156,7 +168,7 @@ pub(crate) mod tests {
         let nic = NicSpec {
             device: "eth0".parse().expect("name"),
             guest_name: "eth0".into(),
-            network: "br0".parse().expect("name"),
+            plug: model::Plug::Network("br0".parse().expect("name")),
             mac: Mac([10, 0, 0, 0, 0, 1]),
             mtu: None,
             ipv4: None,
@@ -164,6 +176,7 @@ pub(crate) mod tests {
             gateway4: None,
             gateway6: None,
             spoofing: false,
+            limits: NicLimits::default(),
         };
         let ids = IdMap { base: 1 << 20, count: IdMap::ORDINARY };
         Wish {
@@ -185,6 +198,7 @@ pub(crate) mod tests {
                 nics: vec![nic],
                 first_boot: Vec::new(),
                 environment: Vec::new(),
+                init: model::INIT.to_owned(),
             },
         }
     }
@@ -217,7 +231,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_default_is_what_a_new_group_is_at_save_for_what_protects_the_host() {
-        let protects = [Knob::MemoryMax, Knob::PidsMax];
+        let protects = [Knob::MemoryMax, Knob::PidsMax, Knob::Devices];
         for (knob, setting) in of(Limits::default()) {
             assert_eq!(setting == knob.initial(), !protects.contains(&knob), "{knob:?}");
         }

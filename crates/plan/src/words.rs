@@ -1,6 +1,6 @@
 //! Steps and failures in words that people can act on.
 
-use model::{PinSource, PinSpec, RootSource, Step};
+use model::{NetworkSpec, PinSource, PinSpec, Plug, RootSource, Step};
 
 /// A step as one line of a plan.
 pub fn sentence(step: &Step) -> String {
@@ -25,7 +25,12 @@ pub fn sentence(step: &Step) -> String {
         }
         Step::AttachNic { nic, .. } => {
             let addresses: Vec<String> = [nic.ipv4, nic.ipv6].iter().flatten().map(ToString::to_string).collect();
-            format!("link {} to {} as {} with {}", nic.device, nic.network, nic.mac, addresses.join(" "))
+            let to = match &nic.plug {
+                Plug::Network(network) => network.to_string(),
+                Plug::Chain(chain) => format!("chain {chain}"),
+                Plug::Wire(end) => format!("{} of instance {} by a wire", end.to.device, end.to.id),
+            };
+            format!("link {} to {to} as {} with {}", nic.device, nic.mac, addresses.join(" "))
         }
         Step::Start { .. } => "let init run".into(),
         Step::SetLimits { settings, .. } => {
@@ -36,6 +41,7 @@ pub fn sentence(step: &Step) -> String {
         Step::Thaw { .. } => "let all processes go on".into(),
         Step::Halt { timeout_s, .. } => format!("ask init to halt and wait up to {timeout_s} s"),
         Step::Kill { .. } => "kill all processes that are left".into(),
+        Step::DetachNic { device, host_name, .. } if host_name.is_empty() => format!("take the wire off {device}"),
         Step::DetachNic { device, host_name, .. } => format!("remove link {host_name} of {device}"),
         Step::ReleaseKeeper { .. } => "let the keeper go".into(),
         Step::RemoveGroup { boot } => format!("remove control group {boot}"),
@@ -50,6 +56,10 @@ pub fn sentence(step: &Step) -> String {
         }
         Step::RemoveImage { fingerprint } => format!("remove image {:.12}", fingerprint.to_string()),
         Step::EnsurePool { pool } => format!("have pool {}", pool.name),
+        Step::EnsureNetwork { network: NetworkSpec { name, chain: Some(chain), .. } } => {
+            let on_path = chain.hops.iter().filter(|hop| !hop.bypassed).count();
+            format!("have chain {name} from network {} over {on_path} functions to {}", chain.from, chain.to.device)
+        }
         Step::EnsureNetwork { network } => format!("have network {}", network.name),
         Step::RemoveNetwork { name } => format!("remove network {name}"),
         Step::PinNamespace { spec: PinSpec { pin, source, netns } } => {
@@ -81,7 +91,14 @@ pub fn hint(call: &str, errno: i32) -> Option<&'static str> {
     const EUSERS: i32 = 87;
     Some(match (call, errno) {
         ("execve", ENOENT) => {
-            "the image has no such program: is it a full system with /sbin/init, for this machine's architecture?"
+            "the image has no such program: is it a full system with /sbin/init, for this machine's architecture? Another \
+             program is named by boot.init"
+        }
+        ("look: systemd must be process 1", _) => {
+            "name another program by boot.init, or leave namespaces.pid private: systemd starts only as the first process there"
+        }
+        ("clone3: the pid namespace has ended", _) => {
+            "whose first process has ended: start that again, or leave namespaces.pid private"
         }
         (call, ENOSPC) if call.starts_with("clone") || call.starts_with("unshare") => {
             "the host's limit on namespaces is reached: raise the user.max_*_namespaces sysctls"

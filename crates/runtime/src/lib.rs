@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod exec;
 pub mod launch;
+pub mod order;
 pub mod pin;
 pub mod program;
 pub mod protocol;

@@ -1,10 +1,8 @@
-//! What the daemon tells `sysctl-keeper help pin`, and what that answers: a record each, in hexadecimal digits as an argument and
-//! in a datagram. And how both tell whether a namespace is pinned.
+//! What the daemon tells `sysctl-keeper help pin`: a record, in hexadecimal digits as an argument. And how both tell whether a namespace is pinned.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::protocol::Failure;
 use crate::record;
 
 /// What statfs(2) says of a namespace's file (`linux/magic.h`).
@@ -44,15 +42,5 @@ record! {
         11 => inode: u64,
         /// The namespace is let go, and the file removed.
         12 => remove: bool,
-    }
-}
-
-record! {
-    /// What came of a [`PinOrder`].
-    pub struct PinDone {
-        /// Why it was not done.
-        1 => failure: Option<Failure>,
-        /// It was.
-        2 => done: bool,
     }
 }

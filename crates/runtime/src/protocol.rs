@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::Errno;
 
+use crate::launch::view::View;
 use crate::record;
 use crate::wire::{Blob, Field};
 
@@ -180,6 +181,8 @@ record! {
         22 => clocks: Option<Clocks>,
         /// Units of systemd that cannot work with shared namespaces and are masked for this boot.
         23 => masked_units: Vec<String>,
+        /// An lxcfs whose files the guest sees in its `/proc`.
+        24 => view: Option<View>,
     }
 }
 
@@ -555,6 +558,10 @@ messages! {
         /// Make init in namespaces that are shared. A kind of its own, so that a keeper of a release before it refuses it:
         /// as `Prepare` it would skip what it does not know and give the guest the host's namespaces.
         14 => PrepareShared(LaunchSpec),
+        /// Keep the descriptors that come along for the next daemon, in place of those of before.
+        15 => Hold(Nothing),
+        /// Send the descriptors that are kept; refused where none were given.
+        16 => Held(Nothing),
     }
 }
 

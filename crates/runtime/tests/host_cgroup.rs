@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use model::{BlockDevice, Boot, CgroupLayout, DiskRates, Knob, Setting, Settings};
+use model::{BlockDevice, Boot, CgroupLayout, DeviceRange, DiskRates, Knob, Partition, Rdma, Setting, Settings};
 use runtime::cgroup::{Groups, find_layout};
 
 /// A base group of its own, with one boot in it; gone at the end.
@@ -20,7 +20,10 @@ struct Lab {
 impl Lab {
     fn new(what: &str) -> Lab {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-        let layout = find_layout(&mounts).expect("control groups");
+        Lab::on(find_layout(&mounts).expect("control groups"), what)
+    }
+
+    fn on(layout: CgroupLayout, what: &str) -> Lab {
         let base = format!("sysctl-knobs-{what}-{}", std::process::id());
         let groups = Groups::new(&layout, &base);
         groups.prepare().expect("prepared");
@@ -48,13 +51,13 @@ impl Lab {
         paths.into_iter().find_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?.trim().to_owned())))
     }
 
-    /// A process of the group that holds so many bytes, until its standard input ends.
-    fn hog(&self, bytes: u64) -> (Child, BufReader<ChildStdout>) {
+    /// A process of the group that runs a script, which says when it is ready.
+    fn shell(&self, script: &str) -> (Child, BufReader<ChildStdout>) {
         let mut into: Vec<PathBuf> = self.groups.extra_groups(self.boot);
         into.push(self.groups.payload(self.boot));
         let join: Vec<String> =
             into.iter().map(|group| format!("echo $$ > {}/cgroup.procs", group.display())).collect();
-        let script = format!("{}; x=$(head -c {bytes} /dev/zero | tr '\\0' x); echo ready; read y", join.join("; "));
+        let script = format!("{}; {script}", join.join("; "));
         let mut child =
             Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
         let mut said = BufReader::new(child.stdout.take().expect("stdout"));
@@ -62,6 +65,11 @@ impl Lab {
         said.read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n");
         (child, said)
+    }
+
+    /// A process of the group that holds so many bytes, until its standard input ends.
+    fn hog(&self, bytes: u64) -> (Child, BufReader<ChildStdout>) {
+        self.shell(&format!("x=$(head -c {bytes} /dev/zero | tr '\\0' x); echo ready; read y"))
     }
 }
 
@@ -89,6 +97,10 @@ fn sample(knob: Knob) -> Setting {
         Knob::CpuUclampMin => Setting::Number(1250),
         Knob::CpuUclampMax => Setting::Number(7525),
         Knob::CpusetCpus => Setting::Cpus(vec![0]),
+        Knob::CpusetPartition => Setting::Partition(Partition::Root),
+        Knob::RdmaMax => Setting::Rdma(Rdma { handles: Some(2), objects: Some(20) }),
+        // Of what there is, which no machine of the tests has any of.
+        Knob::MiscMax => Setting::Misc([("sev".to_owned(), 1)].into()),
         Knob::PidsMax => Setting::Number(77),
         Knob::IoMax => {
             let rates = DiskRates { read_bytes: Some(1 << 20), write_ops: Some(50), ..DiskRates::default() };
@@ -99,7 +111,69 @@ fn sample(knob: Knob) -> Setting {
         Knob::Hugetlb64KBMax | Knob::Hugetlb1MBMax | Knob::Hugetlb2MBMax | Knob::Hugetlb1GBMax => {
             Setting::Number(knob.huge_page_bytes().expect("a page"))
         }
+        Knob::NetworkIngress => Setting::Number(10_000_000),
+        Knob::NetworkEgress => Setting::Number(5_000_000),
+        Knob::Devices => Setting::Devices(ranges(&["null", "zero"])),
     }
+}
+
+/// Why a kernel has not got a knob, by other eyes than those of [`Groups::knobs`]; `None` when it should have it.
+fn why_not(knob: Knob, layout: &CgroupLayout) -> Option<String> {
+    let is_there = |path: &str| Path::new(path).exists();
+    let is_empty = |path: &str| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let hybrid = matches!(layout, CgroupLayout::Hybrid { .. });
+    let is_new_in_v2 = matches!(
+        knob,
+        Knob::MemoryMin
+            | Knob::MemoryLow
+            | Knob::MemoryZswapMax
+            | Knob::MemoryOomGroup
+            | Knob::IoLatency
+            | Knob::CpusetPartition
+            | Knob::RdmaMax
+            | Knob::MiscMax
+    );
+    if hybrid && is_new_in_v2 {
+        return Some("not in cgroup v1".into());
+    }
+    if let Some(bytes) = knob.huge_page_bytes() {
+        let page = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", bytes >> 10);
+        return (!is_there(&page)).then(|| "no such page".into());
+    }
+    let without = |option: &str| {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let config = std::fs::read_to_string(format!("/boot/config-{release}")).ok();
+        let is_set = |text: &String| text.lines().any(|line| line == format!("{option}=y"));
+        // A kernel that does not tell is believed.
+        config.is_none_or(|text| !is_set(&text)).then(|| format!("no {option}"))
+    };
+    match knob {
+        Knob::CpuUclampMin | Knob::CpuUclampMax => without("CONFIG_UCLAMP_TASK_GROUP"),
+        Knob::IoLatency => without("CONFIG_BLK_CGROUP_IOLATENCY"),
+        Knob::IoWeight => without("CONFIG_BLK_CGROUP_IOCOST"),
+        Knob::MemoryZswapMax => without("CONFIG_ZSWAP"),
+        Knob::MemorySwapMax => without("CONFIG_SWAP"),
+        Knob::CpuMaxBurst => without("CONFIG_CFS_BANDWIDTH"),
+        Knob::CpusetPartition => {
+            let CgroupLayout::Unified { root } = layout else { return Some("not in cgroup v1".into()) };
+            let is_old = std::fs::read_dir(root)
+                .is_ok_and(|groups| groups.flatten().all(|group| !group.path().join("cpuset.cpus.exclusive").exists()));
+            is_old.then(|| "older than Linux 6.7".into())
+        }
+        Knob::RdmaMax => {
+            (!is_there("/sys/class/infiniband") || is_empty("/sys/class/infiniband")).then(|| "no device".into())
+        }
+        Knob::MiscMax => {
+            let CgroupLayout::Unified { root } = layout else { return Some("not in cgroup v1".into()) };
+            let counted = std::fs::read_to_string(Path::new(root).join("misc.capacity")).unwrap_or_default();
+            counted.trim().is_empty().then(|| "nothing to count".into())
+        }
+        _ => None,
+    }
+}
+
+fn ranges(names: &[&str]) -> Vec<DeviceRange> {
+    names.iter().map(|name| DeviceRange::named(name).expect(name)).collect()
 }
 
 fn a_disk() -> BlockDevice {
@@ -135,7 +209,17 @@ fn every_knob_of_this_kernel_is_turned_and_read_back() {
     for (knob, setting) in &rest {
         assert_eq!(lab.at().get(knob), Some(setting), "{knob:?}");
     }
+    let lacks: Vec<String> = Knob::ALL
+        .into_iter()
+        .filter(|knob| !knobs.contains(knob))
+        .map(|knob| {
+            let why =
+                why_not(knob, &lab.layout).unwrap_or_else(|| panic!("{knob:?} is not found, and nothing says why"));
+            format!("{} ({why})", knob.file())
+        })
+        .collect();
     eprintln!("figure: {} of {} knobs here, all turned in {} us", knobs.len(), Knob::ALL.len(), elapsed.as_micros());
+    eprintln!("figure: knobs that this kernel has not: {}", lacks.join(", "));
     for (names, text) in [
         (["memory.max", "memory.limit_in_bytes"], "134217728"),
         (["pids.max", "pids.max"], "77"),
@@ -183,6 +267,61 @@ fn a_limit_below_what_is_used_is_refused_and_nothing_is_half_done() {
 }
 
 #[test]
+fn running_processes_have_all_cpus_again_and_never_those_that_a_neighbour_keeps() {
+    let lab = Lab::new("cpus");
+    let (mut child, _said) = lab.shell("echo ready; read y");
+    // What the kernel lets it run on, by other eyes.
+    let runs_on = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("alive");
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list").trim();
+        model::limits::parse_cpu_list(list).expect("CPUs")
+    };
+    let all = runs_on();
+    let cpus = |ids: &[u32]| (Knob::CpusetCpus, Setting::Cpus(ids.to_vec()));
+    let partition = |kind| (Knob::CpusetPartition, Setting::Partition(kind));
+    let turn = |settings: Settings| lab.groups.apply(lab.boot, &settings);
+    if let [first, rest @ ..] = &*all
+        && !rest.is_empty()
+    {
+        for _ in 0..2 {
+            turn([cpus(&[*first])].into()).expect("limited");
+            assert_eq!(runs_on(), [*first]);
+            turn([cpus(&[])].into()).expect("no more");
+            assert_eq!((runs_on(), lab.at()[&Knob::CpusetCpus].clone()), (all.clone(), Setting::Cpus(Vec::new())));
+        }
+        if lab.groups.knobs().contains(&Knob::CpusetPartition) {
+            let neighbour = Boot { generation: lab.boot.generation.next(), ..lab.boot };
+            let other = |settings: Settings| lab.groups.apply(neighbour, &settings);
+            lab.groups.create(neighbour, &[cpus(&[*first])].into(), 1 << 20).expect("made");
+            for kind in [Partition::Root, Partition::Isolated] {
+                other([partition(kind)].into()).expect("its own");
+                assert_eq!((runs_on(), lab.at()[&Knob::CpusetCpus].clone()), (rest.to_vec(), cpus(&[]).1), "{kind:?}");
+                // Naming one of them would end the partition.
+                let error = turn([cpus(&[*first])].into()).expect_err("taken");
+                assert!(format!("{:?}", error.source).contains("limits.cpu.partition"), "{error:?}");
+                let seen = lab.groups.settings(neighbour).expect("read").expect("a group");
+                assert_eq!((runs_on(), &seen[&Knob::CpusetPartition]), (rest.to_vec(), &partition(kind).1));
+                other([partition(Partition::Member)].into()).expect("everybody's again");
+                assert_eq!(runs_on(), all, "{kind:?}");
+            }
+            // Nor is a partition made of what a neighbour names, or of all that there is.
+            turn([cpus(&[*first])].into()).expect("limited");
+            let error = other([partition(Partition::Root)].into()).expect_err("named");
+            assert!(format!("{:?}", error.source).contains("another instance names"), "{error:?}");
+            turn([cpus(&[])].into()).expect("no more");
+            let error = other([cpus(&all), partition(Partition::Root)].into()).expect_err("all");
+            assert!(format!("{:?}", error.source).contains("none left"), "{error:?}");
+            assert_eq!(runs_on(), all);
+            other([partition(Partition::Root)].into()).expect("its own");
+            lab.groups.remove(neighbour).expect("removed");
+            assert_eq!(runs_on(), all, "who is gone keeps nothing");
+        }
+    }
+    drop(child.stdin.take());
+    child.wait().expect("ended");
+}
+
+#[test]
 fn a_kernel_that_refuses_one_value_leaves_the_others_as_they_were() {
     let lab = Lab::new("half");
     let before = lab.at();
@@ -191,4 +330,53 @@ fn a_kernel_that_refuses_one_value_leaves_the_others_as_they_were() {
         [(Knob::CpusetCpus, nowhere), (Knob::CpuWeight, Setting::Number(20)), (Knob::PidsMax, Setting::Number(9))];
     lab.groups.apply(lab.boot, &wanted.into()).expect_err("no such CPU");
     assert_eq!(lab.at(), before);
+}
+
+/// This host's way, and that of cgroup2 where that is another.
+fn layouts() -> Vec<CgroupLayout> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let own = find_layout(&mounts).expect("control groups");
+    let CgroupLayout::Hybrid { root, .. } = &own else { return vec![own] };
+    let second = CgroupLayout::Unified { root: root.clone() };
+    vec![own, second]
+}
+
+#[test]
+fn devices_are_taken_from_a_running_process_and_given_back() {
+    for layout in layouts() {
+        let way = if matches!(layout, CgroupLayout::Unified { .. }) { "a program" } else { "v1" };
+        let lab = Lab::on(layout, "devices");
+        assert!(lab.groups.knobs().contains(&Knob::Devices), "{way}");
+        // Tells of each device that it is asked for whether it can be opened; by itself it needs none but null.
+        let try_all = "echo ready; while read how; do (eval exec 3$how) 2>/dev/null && echo yes || echo no; done";
+        let (mut child, mut said) = lab.shell(try_all);
+        let mut stdin = child.stdin.take().expect("stdin");
+        let mut opens = |how: &str| {
+            writeln!(stdin, "{how}").expect("asked");
+            let mut line = String::new();
+            said.read_line(&mut line).expect("an answer");
+            line == "yes\n"
+        };
+        let put = |setting: Setting| {
+            let changes = lab.groups.apply(lab.boot, &[(Knob::Devices, setting.clone())].into()).expect("turned");
+            assert_eq!(lab.at().get(&Knob::Devices), Some(&setting), "{way}");
+            changes
+        };
+        assert!(opens("</dev/zero") && opens("</dev/full"), "{way}");
+        let changes = put(Setting::Devices(ranges(&["null", "zero"])));
+        assert_eq!(changes.len(), 1);
+        assert!(opens("</dev/zero") && opens("<>/dev/null") && !opens("</dev/full"), "{way}");
+        // From one list to another: one is new, one is gone, one may only be read.
+        let mut other = ranges(&["null", "full", "urandom", "pts"]);
+        put(Setting::Devices(other.clone()));
+        assert!(!opens("</dev/zero") && opens("</dev/full") && opens(">/dev/null") && opens(">/dev/urandom"), "{way}");
+        other[2].access.write = false;
+        put(Setting::Devices(other));
+        assert!(!opens(">/dev/urandom") && opens("</dev/urandom") && !opens("<>/dev/urandom"), "{way}");
+        put(Setting::Unlimited);
+        assert!(opens("</dev/zero") && opens("</dev/full"), "{way}");
+        eprintln!("figure: devices by {way}: turned in {} us", changes[0].us);
+        drop(stdin);
+        child.wait().expect("ended");
+    }
 }

@@ -46,6 +46,7 @@ impl From<Error> for ApiError {
             Error::Step(_)
             | Error::Store(_)
             | Error::Unwritten { .. }
+            | Error::Unrecorded { .. }
             | Error::Unnamed { .. }
             | Error::Unfinished(_)
             | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -17,11 +17,18 @@ mod told;
 mod fuzz;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use engine::{Access, Engine};
 use tokio::sync::{Notify, watch};
 
 pub use listen::serve;
+pub use routes::Change;
+
+/// Every request that changes something, and whether what it would do is told ahead by `?plan=1`.
+pub fn changes() -> Vec<Change> {
+    routes::changes()
+}
 
 /// What a server is made with.
 #[derive(Debug, Clone, Default)]
@@ -50,13 +57,14 @@ pub struct App {
     is_taken_up: watch::Sender<bool>,
     /// Somebody asked the daemon to end, after stopping its instances.
     shutdown: Arc<Notify>,
+    started: Instant,
 }
 
 impl App {
     /// The application.
     pub fn new(engine: Engine, access: Arc<dyn Access>, info: ServerInfo, shutdown: Arc<Notify>) -> Arc<App> {
         let (execs, told, texts, is_taken_up) = Default::default();
-        Arc::new(App { engine, access, info, execs, told, texts, is_taken_up, shutdown })
+        Arc::new(App { engine, access, info, execs, told, texts, is_taken_up, shutdown, started: Instant::now() })
     }
 
     /// Goes on with the programs that a former daemon began. To be called once; requests about operations wait for it.

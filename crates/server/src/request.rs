@@ -34,6 +34,11 @@ pub(crate) struct Query {
 }
 
 impl Query {
+    /// A query that was read.
+    pub(crate) fn of(values: HashMap<String, String>) -> Query {
+        Query { values }
+    }
+
     /// A value; an empty one counts as absent.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.values.get(key).map(String::as_str).filter(|value| !value.is_empty())

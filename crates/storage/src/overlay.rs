@@ -7,6 +7,7 @@
 //! <pool>/volumes/<id>/fs/upper.<n>       changes of root generation n; it exists when this does
 //! <pool>/volumes/<id>/fs/work.<n>        overlay's own
 //! <pool>/volumes/<id>/fs/lock            locked by whoever has it mounted
+//! <pool>/volumes/<id>/fs/ballast         given up where a full disk has no room for a mount
 //! <pool>/volumes/<id>/layer              fingerprint of the layer below, or empty
 //! <pool>/trash                           what is being removed
 //! ```

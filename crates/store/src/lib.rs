@@ -117,6 +117,13 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
+impl Txn {
+    /// Whether it asks for nothing: whoever waits for it waits for those before it.
+    pub fn is_empty(&self) -> bool {
+        self.compare.is_empty() && self.ops.is_empty()
+    }
+}
+
 /// What a transaction is for: what happens to it when the disk is full or broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Class {

@@ -145,6 +145,13 @@ impl Writer {
 
     /// Does all that can be done in one commit; an answer each.
     fn serve(&mut self, mut batch: Vec<Job>) {
+        if !batch.is_empty() && batch.iter().all(|job| job.txn.is_empty()) && self.is_settled() {
+            // Whoever waits for all that came before: each commit was on the disk when it was answered.
+            for job in batch {
+                let _ = job.answer.send(Ok(self.table.tally.revision));
+            }
+            return;
+        }
         self.ballast.refill();
         if self.ballast.is_spent() {
             // The room that is left is for what frees some.
@@ -174,6 +181,11 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Nothing is owed, and the disk took what came last.
+    fn is_settled(&self) -> bool {
+        self.failures == 0 && self.owed.is_empty() && !self.mirror_again.load(Ordering::Acquire)
     }
 
     /// Writes down what is owed, before anything that came later.

@@ -73,6 +73,20 @@ async fn a_transaction_happens_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn waiting_for_what_came_before_writes_nothing() {
+    let scratch = Scratch::new("store-wait");
+    let path = scratch.join("x.db");
+    let store = Store::open(&path).expect("open");
+    let submitted = store.submit(ops(vec![put("a", "1")]));
+    let waited = store.commit(Txn::default()).await.expect("waited");
+    store.settle();
+    let log = || std::fs::metadata(path.with_extension("db-wal")).map_or(0, |log| log.len());
+    assert_eq!((store.commit(Txn::default()).await, log()), (Ok(waited), 0));
+    assert!(submitted.await.expect("an answer").expect("committed") <= waited);
+    assert!(store.commit(ops(vec![put("a", "2")])).await.expect("commit") > waited && log() > 0);
+}
+
+#[tokio::test]
 async fn one_refused_transaction_does_not_take_its_neighbours_along() {
     let scratch = Scratch::new("store");
     let store = Store::open(&scratch.join("x.db")).expect("open");

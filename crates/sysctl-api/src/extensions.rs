@@ -43,6 +43,7 @@ pub const EXTENSIONS: &[&str] = &[
 /// Our own.
 pub const OWN_EXTENSIONS: &[&str] = &[
     "sysctl_autoscale",
+    "sysctl_chains",
     "sysctl_events_since",
     "sysctl_explain",
     "sysctl_idle",

@@ -31,14 +31,17 @@ pub use instance::{
 pub use limits::{
     AppliedKnob, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure, Stall, Stalls,
 };
-pub use network::{Network, NetworkLease, NetworkState, NetworkStateAddress, NetworkStateBridge, NetworkStateCounters};
+pub use network::{
+    ChainHop, ChainLink, ChainState, Network, NetworkLease, NetworkPut, NetworkState, NetworkStateAddress,
+    NetworkStateBridge, NetworkStateCounters, NetworksPost,
+};
 pub use operation::Operation;
 pub use project::{Profile, ProfilePut, ProfilesPost, Project, ProjectPut};
 pub use server::{Environment, Server, StorageDriver};
 pub use storage::{PoolInodes, PoolResources, PoolSpace, StoragePool};
 pub use sysctl::{
-    DoctorReport, Explanation, Finding, InstanceNamespace, NamespaceAdoption, NamespacePatch, NamespaceView,
-    NamespacesGc, NamespacesGcPost, NamespacesPost, PlanStep,
+    CONSEQUENCE, DoctorReport, Explanation, Finding, InstanceNamespace, NamespaceAdoption, NamespacePatch,
+    NamespaceView, NamespacesGc, NamespacesGcPost, NamespacesPost, PlanStep,
 };
 
 use std::collections::BTreeMap;

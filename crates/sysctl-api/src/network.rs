@@ -17,7 +17,7 @@ pub struct Network {
     pub description: String,
     /// Name.
     pub name: String,
-    /// `bridge`, `physical` or `loopback`.
+    /// `bridge`, `chain`, `physical` or `loopback`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Paths of what uses it.
@@ -73,6 +73,78 @@ pub struct NetworkState {
     pub kind: String,
     /// Of a bridge.
     pub bridge: Option<NetworkStateBridge>,
+    /// Of a chain: extension `sysctl_chains`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<ChainState>,
+}
+
+/// The hops of a chain, from the network to the instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ChainState {
+    /// The network, the functions, the NIC at the end.
+    #[serde(deserialize_with = "or_default")]
+    pub hops: Vec<ChainHop>,
+}
+
+/// One stop of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ChainHop {
+    /// Name of the network, of the instance, or `INSTANCE:DEVICE` at the end.
+    pub name: String,
+    /// It has all of its links.
+    pub up: bool,
+    /// Packets pass it by.
+    pub bypassed: bool,
+    /// Its links: of a function that on the side of the network first.
+    #[serde(deserialize_with = "or_default")]
+    pub links: Vec<ChainLink>,
+}
+
+/// A link of a chain, as its guest counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ChainLink {
+    /// Name in the guest; of the uplink its name on the host.
+    pub name: String,
+    /// Bytes received.
+    pub bytes_received: i64,
+    /// Bytes sent.
+    pub bytes_sent: i64,
+    /// Packets received.
+    pub packets_received: i64,
+    /// Packets sent.
+    pub packets_sent: i64,
+    /// Packets that there was no room for, either way.
+    pub packets_dropped: i64,
+}
+
+/// `POST /1.0/networks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NetworksPost {
+    /// Name.
+    pub name: String,
+    /// `chain`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Keys.
+    #[serde(deserialize_with = "or_default")]
+    pub config: Config,
+    /// Words about it.
+    pub description: String,
+}
+
+/// `PUT /1.0/networks/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NetworkPut {
+    /// Keys.
+    #[serde(deserialize_with = "or_default")]
+    pub config: Config,
+    /// Words about it.
+    pub description: String,
 }
 
 /// An address of a network.

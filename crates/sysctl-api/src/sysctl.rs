@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One step of a plan: extension `sysctl_plan`, `?plan=1` on create and change.
+/// Name in a plan of what is no step of it, but what it means for somebody else; `detail` has the path of that one as `object`.
+pub const CONSEQUENCE: &str = "consequence";
+
+/// One step of a plan: extension `sysctl_plan`, `?plan=1` on changes of instances, their state, their limits, and of networks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlanStep {
-    /// Name of the step.
+    /// Name of the step, or [`CONSEQUENCE`].
     pub step: String,
     /// What it does, in words.
     pub text: String,

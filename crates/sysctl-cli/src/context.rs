@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::Serialize;
-use sysctl_api::{Operation, PlanStep};
+use sysctl_api::{CONSEQUENCE, Operation, PlanStep};
 use sysctl_client::Client;
 
 use crate::args::Cli;
@@ -142,7 +142,10 @@ impl Context {
             if steps.is_empty() {
                 return output::text("Nothing would be done.\n");
             }
-            let line = |(number, step): (usize, &PlanStep)| format!("{:>3}. {}\n", number + 1, step.text);
+            let line = |(number, step): (usize, &PlanStep)| match step.step.as_str() {
+                CONSEQUENCE => format!("     {}\n", step.text),
+                _ => format!("{:>3}. {}\n", number + 1, step.text),
+            };
             return output::text(&steps.iter().enumerate().map(line).collect::<String>());
         }
         self.list(&steps, || {

@@ -36,7 +36,8 @@ pub(crate) fn instance(name: &str) -> Uri {
     Uri::new(INSTANCES).part(name)
 }
 
-fn plan(uri: Uri) -> Uri {
+/// The same request, which only tells what it would do.
+pub(crate) fn plan(uri: Uri) -> Uri {
     uri.query("plan", "1")
 }
 
@@ -141,5 +142,10 @@ impl Client {
     /// What isolates a running instance, and from what.
     pub async fn explain_instance(&self, name: &str) -> Result<Explanation> {
         self.get(instance(name).part("explain")).await
+    }
+
+    /// A script for a shell that starts an instance without the daemon.
+    pub async fn explain_instance_as_shell(&self, name: &str) -> Result<String> {
+        self.get(instance(name).part("explain").query("as", "shell")).await
     }
 }

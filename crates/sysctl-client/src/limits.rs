@@ -1,11 +1,11 @@
 //! Limits at once, and what they do: extension `sysctl_limits_sync`.
 
 use hyper::Method;
-use sysctl_api::{Autoscaling, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure};
+use sysctl_api::{Autoscaling, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, PlanStep, Pressure};
 
 use crate::client::Client;
 use crate::error::Result;
-use crate::instances::instance;
+use crate::instances::{instance, plan};
 use crate::uri::Uri;
 
 impl Client {
@@ -17,6 +17,11 @@ impl Client {
         etag: Option<&str>,
     ) -> Result<LimitsApplied> {
         self.send(Method::PATCH, instance(name).part("limits"), patch, etag).await
+    }
+
+    /// What [`Client::patch_instance_limits`] would do.
+    pub async fn plan_patch_instance_limits(&self, name: &str, patch: &LimitsPatch) -> Result<Vec<PlanStep>> {
+        self.send(Method::PATCH, plan(instance(name).part("limits")), patch, None).await
     }
 
     /// Each knob of a running instance with its file, its value and what is used of it.

@@ -2,10 +2,13 @@
 
 use hyper::Method;
 use serde_json::Value;
-use sysctl_api::{InstanceNamespace, NamespacePatch, NamespaceView, NamespacesGc, NamespacesGcPost, NamespacesPost};
+use sysctl_api::{
+    InstanceNamespace, NamespacePatch, NamespaceView, NamespacesGc, NamespacesGcPost, NamespacesPost, PlanStep,
+};
 
 use crate::client::{Client, Nothing, Tagged};
 use crate::error::Result;
+use crate::instances::plan;
 use crate::uri::Uri;
 
 const NAMESPACES: &str = "/1.0/namespaces";
@@ -21,15 +24,30 @@ impl Client {
         self.send::<Nothing>(Method::POST, Uri::new(NAMESPACES), post, None).await.map(drop)
     }
 
+    /// What [`Client::create_namespace`] would do.
+    pub async fn plan_create_namespace(&self, post: &NamespacesPost) -> Result<Vec<PlanStep>> {
+        self.send(Method::POST, plan(Uri::new(NAMESPACES)), post, None).await
+    }
+
     /// Changes a namespace object.
     pub async fn patch_namespace(&self, kind: &str, name: &str, patch: &NamespacePatch) -> Result<()> {
         let uri = Uri::new(NAMESPACES).part(kind).part(name);
         self.send::<Nothing>(Method::PATCH, uri, patch, None).await.map(drop)
     }
 
+    /// What [`Client::patch_namespace`] would do.
+    pub async fn plan_patch_namespace(&self, kind: &str, name: &str, patch: &NamespacePatch) -> Result<Vec<PlanStep>> {
+        self.send(Method::PATCH, plan(Uri::new(NAMESPACES).part(kind).part(name)), patch, None).await
+    }
+
     /// Deletes a namespace object that nobody uses.
     pub async fn delete_namespace(&self, kind: &str, name: &str) -> Result<()> {
         self.delete::<Nothing>(Uri::new(NAMESPACES).part(kind).part(name)).await.map(drop)
+    }
+
+    /// What [`Client::delete_namespace`] would do.
+    pub async fn plan_delete_namespace(&self, kind: &str, name: &str) -> Result<Vec<PlanStep>> {
+        self.delete(plan(Uri::new(NAMESPACES).part(kind).part(name))).await
     }
 
     /// Removes namespace objects that nobody uses, and pins that belong to nothing; with `dry_run` only tells which.

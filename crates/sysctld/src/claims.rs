@@ -1,14 +1,16 @@
 //! What a daemon takes of the host for good, so that two of them never take the same: ids, a subnet, a bridge's name.
 //!
-//! Each daemon has a file `/run/lock/sysctl/<mark>` that says what it took; they are read and written under one lock. A file
-//! whose state directory is gone counts for nothing. What was taken is also in the database, and holds over reboots.
+//! Each daemon has a file `/run/lock/sysctl/<mark>` that says what it took, and holds a lock on it while it lives; they are read
+//! and written under one more lock. A file whose daemon is dead and whose state directory is gone counts for nothing. What was
+//! taken is also in the database, and holds over reboots.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::{Cure, Damage};
 use model::{Cidr, IdMap, NetworkSpec};
@@ -61,6 +63,7 @@ impl Claim {
             nat: true,
             mtu: None,
             domain: "sysctl".into(),
+            chain: None,
         })
     }
 
@@ -74,11 +77,14 @@ impl Claim {
 pub(crate) struct Claimed {
     mark: String,
     claim: Claim,
+    /// The file, locked for as long as the daemon lives.
+    held: Arc<Mutex<File>>,
 }
 
 impl Claimed {
-    pub(crate) fn new(mark: &str, claim: &Claim) -> Claimed {
-        Claimed { mark: mark.to_owned(), claim: claim.clone() }
+    /// `held`: as [`take`] returns it.
+    pub(crate) fn new(mark: &str, claim: &Claim, held: File) -> Claimed {
+        Claimed { mark: mark.to_owned(), claim: claim.clone(), held: Arc::new(Mutex::new(held)) }
     }
 
     /// Ids of the image child.
@@ -92,7 +98,9 @@ impl Claimed {
             return Ok(());
         }
         let _lock = lock()?;
-        write(&self.mark, &serde_json::to_string(&self.claim)?)
+        let held = write(&self.mark, &serde_json::to_string(&self.claim)?)?;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        Ok(())
     }
 
     fn path(&self) -> PathBuf {
@@ -122,7 +130,7 @@ impl Claimed {
             let is_other = !is_ours(&other.file_name(), &self.mark) && other.file_name() != LOCK;
             let text = fs::read_to_string(other.path()).unwrap_or_default();
             if let (true, Ok(claim)) = (is_other, serde_json::from_str::<Claim>(&text))
-                && claim.state_dir.join(super::DATABASE).exists()
+                && stands(&other.path(), &claim)
             {
                 let name = format!("the daemon of {}", claim.state_dir.display());
                 others.extend(claim.all_ids().map(|ids| (name.clone(), ids)));
@@ -142,12 +150,17 @@ impl Claimed {
     }
 }
 
-/// Finds what this state directory took, or takes what is free.
+/// Finds what this state directory took, or takes what is free; with the file that says so, locked.
 ///
 /// # Errors
 ///
 /// A sentence that says what is in the way, and what to do.
-pub(crate) async fn take(state_dir: &Path, mark: &str, store: &Store, wanted: Option<IdMap>) -> Result<Claim, String> {
+pub(crate) async fn take(
+    state_dir: &Path,
+    mark: &str,
+    store: &Store,
+    wanted: Option<IdMap>,
+) -> Result<(Claim, File), String> {
     let lock = lock().map_err(|e| format!("lock {DIRECTORY}: {e}"))?;
     let others = others(mark).map_err(|e| format!("read the claims in {DIRECTORY}: {e}"))?;
     let kept = store.get(DOCUMENT.0, DOCUMENT.1).map_err(|e| e.to_string())?;
@@ -178,9 +191,9 @@ pub(crate) async fn take(state_dir: &Path, mark: &str, store: &Store, wanted: Op
         let op = Op::Put { kind: DOCUMENT.0, key: DOCUMENT.1.into(), body: body.clone() };
         store.commit(Txn { compare: Vec::new(), ops: vec![op] }).await.map_err(|e| e.to_string())?;
     }
-    write(mark, &body).map_err(|e| format!("write a claim to {DIRECTORY}: {e}"))?;
+    let held = write(mark, &body).map_err(|e| format!("write a claim to {DIRECTORY}: {e}"))?;
     drop(lock);
-    Ok(claim)
+    Ok((claim, held))
 }
 
 /// Gives everything back.
@@ -260,7 +273,7 @@ fn is_ours(name: &OsStr, mark: &str) -> bool {
     Path::new(name).file_stem() == Some(OsStr::new(mark))
 }
 
-/// Claims of daemons whose state directory is still there.
+/// Claims of daemons that live, or whose state directory is still there.
 fn others(mark: &str) -> io::Result<Vec<Claim>> {
     let mut claims = Vec::new();
     for entry in fs::read_dir(DIRECTORY)? {
@@ -269,9 +282,7 @@ fn others(mark: &str) -> io::Result<Vec<Claim>> {
             continue;
         }
         let Ok(claim) = serde_json::from_str::<Claim>(&fs::read_to_string(entry.path())?) else { continue };
-        let database = claim.state_dir.join(super::DATABASE);
-        // A database that is lost is made anew of its manifests: its daemon keeps what it took.
-        if database.exists() || database.with_extension("db.manifests").exists() {
+        if stands(&entry.path(), &claim) {
             claims.push(claim);
         } else {
             fs::remove_file(entry.path())?;
@@ -280,12 +291,26 @@ fn others(mark: &str) -> io::Result<Vec<Claim>> {
     Ok(claims)
 }
 
-fn write(mark: &str, body: &str) -> io::Result<()> {
+/// Whether a claim counts: its daemon lives, or may come again.
+fn stands(path: &Path, claim: &Claim) -> bool {
+    let is_locked = |file: &File| rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err();
+    // The state directory may lie where this daemon's sandbox has something else, like `/var/tmp`.
+    let lives = File::open(path).is_ok_and(|file| is_locked(&file));
+    let database = claim.state_dir.join(super::DATABASE);
+    // One that is lost is made anew of its manifests: its daemon keeps what it took.
+    lives || database.exists() || database.with_extension("db.manifests").exists()
+}
+
+fn write(mark: &str, body: &str) -> io::Result<File> {
     let path = Path::new(DIRECTORY).join(mark);
     let temporary = path.with_extension("new");
-    fs::write(&temporary, body)?;
+    let mut file = File::create(&temporary)?;
+    // Before there is anything in it by which another daemon would ask whether it is locked.
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    file.write_all(body.as_bytes())?;
     crash::moment("between", "claim");
-    fs::rename(&temporary, &path)
+    fs::rename(&temporary, &path)?;
+    Ok(file)
 }
 
 #[cfg(test)]

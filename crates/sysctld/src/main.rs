@@ -95,6 +95,7 @@ async fn run(options: Options) -> Result<(), String> {
         daemon.engine.numbered().await;
         return purge(daemon).await;
     }
+    daemon.host.keep_lxcfs();
     let socket = daemon.runtime_dir.join("unix.socket");
     let listener = socket::listen(&socket, &options.group)?;
     let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener));
@@ -134,6 +135,7 @@ async fn run(options: Options) -> Result<(), String> {
     if stop_instances {
         tracing::info!("stopping all instances, then ending");
         daemon.engine.halt().await;
+        daemon.host.end_lxcfs().await;
     }
     // What was told is on the disk before the end; most of it gets there while clients are still answered. Packet sockets go
     // meanwhile, too: their end takes the kernel ten milliseconds.
@@ -187,12 +189,12 @@ async fn start(options: &Options, laps: &mut Laps) -> Result<Daemon, String> {
     let (state_dir, runtime_dir) = (absolute(&options.state_dir)?, absolute(&options.runtime_dir)?);
     let locks = [socket::lock(&state_dir)?, socket::lock(&runtime_dir)?];
     let mark = mark(&state_dir);
-    let networks = FirstLook::begin(&mark, &state_dir);
+    let look = FirstLook::begin(&mark, &state_dir, &runtime_dir);
     let database = state_dir.join(DATABASE);
     let store = Store::open_or_rescue(&database, engine::UNMIRRORED).map_err(|error| chain(&error))?;
     laps.note("database");
     crash::moment("before", "claim");
-    let claim = claims::take(&state_dir, &mark, &store, options.id_range).await?;
+    let (claim, held) = claims::take(&state_dir, &mark, &store, options.id_range).await?;
     crash::moment("after", "claim");
     let config = HostConfig {
         state_dir: state_dir.clone(),
@@ -200,9 +202,9 @@ async fn start(options: &Options, laps: &mut Laps) -> Result<Daemon, String> {
         keeper: keeper()?,
         images_dir: options.images_dir.clone(),
         mark: mark.clone(),
-        claim: Claimed::new(&mark, &claim),
+        claim: Claimed::new(&mark, &claim, held),
     };
-    let host = Arc::new(RealHost::find(config, networks).await.map_err(|error| error.to_string())?);
+    let host = Arc::new(RealHost::find(config, look).await.map_err(|error| error.to_string())?);
     laps.note("host");
     crash::moment("after", "host");
     let pool = PoolSpec {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use support::Daemon;
 use support::curve::Point;
+use support::readme::{example_after, type_line};
 use sysctl_api::Autoscaling;
 
 const MIB: u64 = 1 << 20;
@@ -166,6 +167,32 @@ async fn cpu_time_follows_the_wait_for_it() {
 }
 
 #[tokio::test]
+async fn a_level_moves_as_far_as_its_keys_say_and_then_rests() {
+    let daemon = Daemon::new("scale-keys");
+    daemon.import_busybox().await;
+    let keys = [
+        ("autoscale.cpu", "20%..100%"),
+        ("autoscale.cpu.up", "some>5%/2s, step 100%"),
+        ("autoscale.cpu.down", "some<50%/2s, step 50%"),
+        ("autoscale.cooldown", "6s"),
+    ];
+    daemon.launch("web1", &keys).await;
+    assert_eq!(daemon.exec("web1", &["sh", "-c", "(while :; do :; done) & echo $! > /run/pid"]).await.code, 0);
+    let level = |least: u64| move |now: &Autoscaling| now.cpu.is_some_and(|cpu| cpu.level >= least);
+    assert_eq!(moved(&daemon, "grown once", level(21)).await.cpu.expect("a level").level, 40);
+    let begun = Instant::now();
+    assert_eq!(moved(&daemon, "grown again", level(41)).await.cpu.expect("a level").level, 80);
+    let pause = begun.elapsed();
+    assert!(pause >= Duration::from_secs(5), "{pause:?}");
+    assert_eq!(daemon.exec("web1", &["sh", "-c", "kill -9 $(cat /run/pid)"]).await.code, 0);
+    let fallen = moved(&daemon, "fallen", |now| now.cpu.is_some_and(|cpu| cpu.level <= 50)).await;
+    let last = fallen.history.last().expect("a move");
+    assert_eq!(last.from, last.to * 2, "{last:?}");
+    eprintln!("figure: a level whose keys say so doubled twice, {} ms apart, and was halved", pause.as_millis());
+    daemon.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_only_observed_is_told_and_not_done_and_what_cannot_be_is_refused() {
     let daemon = Daemon::new("scale-observe");
     daemon.import_busybox().await;
@@ -189,6 +216,9 @@ async fn what_is_only_observed_is_told_and_not_done_and_what_cannot_be_is_refuse
         (&[("autoscale.cpu", "10..20")], "the least first"),
         (&[("autoscale.cpu", "10%..99999%")], "CPUs"),
         (&[("autoscale.mode", "maybe")], "observe"),
+        (&[("autoscale.memory.up", "some>10%/60s")], "500ms to 10s"),
+        (&[("autoscale.memory.down", "some>1%/60s")], "some<1%/60s"),
+        (&[("autoscale.cooldown", "soon")], "30s"),
         (&[("limits.memory.high", "50MiB")], "limits.memory.high"),
         (&[("autoscale.cpu", "10%..90%"), ("limits.cpu.allowance", "50%")], "limits.cpu.allowance"),
     ] {
@@ -200,32 +230,18 @@ async fn what_is_only_observed_is_told_and_not_done_and_what_cannot_be_is_refuse
     daemon.finish().await;
 }
 
-/// The lines of the example in a part of the README.
-fn example_of(part: &str) -> Vec<String> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let text = std::fs::read_to_string(path).expect("README.md");
-    let (_, rest) = text.split_once(part).expect("the part");
-    let (_, rest) = rest.split_once("```sh\n").expect("an example");
-    let (block, _) = rest.split_once("```").expect("its end");
-    block.lines().map(str::to_owned).collect()
-}
-
 #[tokio::test]
 async fn the_five_lines_of_the_readme_do_what_they_say() {
     let daemon = Daemon::new("scale-readme");
     daemon.import_busybox().await;
     daemon.launch("web1", &[]).await;
-    let lines = example_of("**Scale in an instant.**");
+    let lines = example_after("**Scale in an instant.**");
     assert_eq!(lines.len(), 5, "{lines:?}");
     let mut said = Vec::new();
     for line in &lines {
-        let (words, _) = line.split_once('#').expect("what it does");
-        let mut words = words.split_whitespace();
-        let mut command = std::process::Command::new(support::program(words.next().expect("a program")));
-        command.env("SYSCTL_SOCKET", daemon.runtime_dir().join("unix.socket"));
-        let output = command.args(words).output().expect("it runs");
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        said.push(String::from_utf8_lossy(&output.stdout).into_owned());
+        let (done, text) = type_line(&daemon, line);
+        assert!(done, "{line}: {text}");
+        said.push(text);
     }
     assert!(said[0].contains("pids.max: 16384 -> 500") && said[0].contains("on the disk"), "{}", said[0]);
     assert!(said[1].contains("memory.max") && said[1].contains(&(300 * MIB).to_string()), "{}", said[1]);
@@ -236,5 +252,73 @@ async fn the_five_lines_of_the_readme_do_what_they_say() {
     let knobs = daemon.client.get_instance_limits("web1").await.expect("limits");
     let most = knobs.iter().find(|knob| knob.knob == "memory.max").expect("memory.max");
     assert_eq!(most.value, (1u64 << 30).to_string(), "the most of the range is the hard limit");
+    daemon.finish().await;
+}
+
+/// Has the next daemons believe that this kernel keeps no pressure stall information.
+const WITHOUT_PRESSURE: [&str; 7] = [
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "sh",
+    "-c",
+    "mount -t tmpfs none /proc/pressure && exec \"$0\" \"$@\"",
+];
+
+#[tokio::test]
+async fn without_pressure_stall_information_what_needs_it_is_refused_by_name_and_the_rest_works() {
+    let mut daemon = Daemon::new("scale-deaf");
+    daemon.import_busybox().await;
+    // Made while the kernel still told.
+    daemon.launch("web1", &[("autoscale.memory", "32MiB..400MiB")]).await;
+    daemon.launch("web2", &[]).await;
+    let pids = [daemon.init_pid("web1").await, daemon.init_pid("web2").await];
+    daemon.terminate();
+    daemon.start_by(&WITHOUT_PRESSURE);
+    daemon.start();
+    let features = daemon.client.get_server().await.expect("server").value.environment.kernel_features;
+    assert_eq!(features["pressure"], "false");
+    assert_eq!(pids, [daemon.init_pid("web1").await, daemon.init_pid("web2").await]);
+    let before = daemon.client.get_instance("web2").await.expect("web2").value.config;
+    let knobs = async |name: &str| {
+        let knobs = daemon.client.get_instance_limits(name).await.expect("limits");
+        knobs.into_iter().map(|knob| (knob.knob, knob.value)).collect::<Vec<_>>()
+    };
+    let at = knobs("web2").await;
+    let mut refused = 0;
+    for pairs in [
+        &[("autoscale.memory", "32MiB..400MiB"), ("limits.processes", "99")][..],
+        &[("limits.processes", "99"), ("autoscale.cpu", "20%..100%")],
+        &[("pressure.events", "cpu,memory"), ("limits.memory", "100MiB")],
+    ] {
+        let error = daemon.set("web2", pairs).await.expect_err("refused").to_string();
+        assert!(error.contains("psi=1"), "{pairs:?}: {error}");
+        let error = daemon.client.create_instance(&support::post("web3", pairs)).await.expect_err("refused");
+        assert!(error.to_string().contains("psi=1") && error.status() == Some(400), "{error}");
+        refused += 2;
+    }
+    assert_eq!(daemon.client.get_instance("web2").await.expect("web2").value.config, before);
+    assert_eq!(knobs("web2").await, at, "nothing is half applied");
+    assert_eq!(daemon.client.get_instances(&Default::default()).await.expect("instances").len(), 2);
+    // A group whose files of pressure are gone, as all of such a kernel's are.
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pids[1])).expect("its group");
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("in cgroup2");
+    let (path, _) = path.split_once("/payload").expect("its name");
+    let switches = support::group_roots().into_iter().map(|root| root.join(path).join("cgroup.pressure"));
+    let switch = switches.into_iter().find(|file| file.exists()).expect("a switch (Linux 6.1)");
+    std::fs::write(switch, "0").expect("switched off");
+    let error = daemon.client.get_instance_pressure("web2").await.expect_err("none");
+    assert!(error.to_string().contains("psi=1") && error.status() == Some(400), "{error}");
+    let load = daemon.client.get_load().await.expect("load");
+    let of = |name: &str| load.iter().find(|one| one.name == name).expect("listed");
+    assert!(of("web2").pressure.is_none() && of("web2").memory_bytes > 0, "{load:?}");
+    // What needs no pressure goes on; the range of who has one can be taken back.
+    daemon.set("web2", &[("limits.processes", "99")]).await.expect("limited");
+    daemon.set("web1", &[("autoscale.memory", "")]).await.expect("taken back");
+    assert_eq!(daemon.print("web1", &["echo", "well"]).await, "well");
+    eprintln!(
+        "figure: without pressure stall information: {refused} requests that need it refused by name, nothing half applied"
+    );
     daemon.finish().await;
 }

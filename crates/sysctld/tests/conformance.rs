@@ -231,3 +231,25 @@ async fn monitor_shows_what_happens() {
     child.wait().expect("wait");
     daemon.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wires_and_chains_are_made_by_the_stock_client() {
+    let daemon = Daemon::new("stock-chain");
+    daemon.import_busybox().await;
+    daemon.launch("web1", &[]).await;
+    daemon.launch("fw1", &[]).await;
+    let incus = Incus { daemon: &daemon, home: Scratch::new("incus-home") };
+    incus.run(&["config", "device", "add", "web1", "eth1", "nic", "nictype=wire", "peer=fw1:eth1"]);
+    assert!(incus.run(&["exec", "web1", "--", "ip", "link", "show", "eth1"]).contains("eth1"));
+    let keys = ["chain.to=web1:eth0", "chain.functions=fw1:lan/wan", "chain.bypass=fw1"];
+    incus.run(&[&["network", "create", "edge", "--type=chain"][..], &keys].concat());
+    assert!(incus.run(&["network", "show", "edge"]).contains("type: chain"));
+    assert!(incus.run(&["exec", "fw1", "--", "ip", "link", "show", "wan"]).contains("wan"));
+    incus.run(&["network", "set", "edge", "chain.on_failure=bypass"]);
+    assert_eq!(incus.run(&["network", "get", "edge", "chain.on_failure"]).trim(), "bypass");
+    assert!(incus.run(&["network", "list", "-f", "csv"]).contains("edge,chain,YES"));
+    incus.run(&["network", "delete", "edge"]);
+    incus.run(&["config", "device", "remove", "web1", "eth1"]);
+    assert_ne!(incus.code(&["exec", "web1", "--", "ip", "link", "show", "eth1"]), Some(0));
+    daemon.finish().await;
+}

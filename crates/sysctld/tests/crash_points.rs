@@ -8,7 +8,9 @@ mod support;
 
 use std::path::PathBuf;
 
-use support::crashing::{Act, Crashing, IMAGE_ACTS, INSTANCE_ACTS, NAMESPACE_ACTS, Seen, seed, spread};
+use support::crashing::{
+    Act, Crashing, IMAGE_ACTS, INSTANCE_ACTS, NAMESPACE_ACTS, PERSISTENT_ACTS, Seen, seed, spread,
+};
 
 /// SIGABRT, by which a daemon ends at a point.
 const ABORTED: i32 = 6;
@@ -54,6 +56,23 @@ async fn what_is_done_to_an_instance_is_done_or_undone_whole() {
     let mut crashing = Crashing::new("points").await;
     die_amid(&mut crashing, &INSTANCE_ACTS, FEW).await;
     let words = format!("death at the boundaries of {} acts on an instance (seed {})", INSTANCE_ACTS.len(), seed());
+    crashing.finish(&words).await;
+}
+
+#[tokio::test]
+async fn what_is_done_to_an_instance_whose_network_persists_is_done_or_undone_whole() {
+    let mut crashing = Crashing::bare("persist-points");
+    let daemon = &crashing.daemon;
+    daemon.import_busybox().await;
+    // By its profile, so that the acts are those of any other.
+    let profile = daemon.client.get_profile("default").await.expect("a profile").value;
+    let mut config = profile.config;
+    config.insert("namespaces.net.persist".into(), "true".into());
+    let (config, devices, description) = (Some(config), Some(profile.devices), Some(profile.description));
+    let put = sysctl_api::ProfilePut { config, devices, description };
+    daemon.client.update_profile("default", &put, None).await.expect("changed");
+    die_amid(&mut crashing, &PERSISTENT_ACTS, FEW / 2).await;
+    let words = format!("death at the boundaries of {} acts on a network that persists", PERSISTENT_ACTS.len());
     crashing.finish(&words).await;
 }
 

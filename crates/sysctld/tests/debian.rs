@@ -52,6 +52,16 @@ async fn grains_boot_to_running(daemon: &Daemon, image: &str, owner: &str, count
     eprintln!("figure: {image} in {count} grains of namespaces: all boot to running, no failed unit");
 }
 
+/// Wherever links lead, it is recognised, and what to do is said.
+async fn systemd_does_not_live_among_others(daemon: &Daemon, image: &str) {
+    let mut post = post("grain", &[("namespaces.pid", "host"), ("boot.init", "/sbin/init")]);
+    post.source.alias = image.into();
+    let operation = daemon.client.create_instance(&post).await.expect("accepted");
+    let text = daemon.client.finish(&operation).await.expect_err("refused").to_string();
+    assert!(text.contains("systemd must be process 1 /sbin/init") && text.contains("boot.init"), "{text}");
+    daemon.try_delete("grain").await.expect("deleted");
+}
+
 async fn reboot(daemon: &Daemon, name: &str) {
     let old = daemon.init_pid(name).await;
     let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
@@ -160,6 +170,7 @@ async fn debian_12_and_13_boot_to_running_and_live_through_a_day() {
         }
     }
     grains_boot_to_running(&daemon, "debian/13", "web1", 8).await;
+    systemd_does_not_live_among_others(&daemon, "debian/13").await;
     grains_boot_to_running(&daemon, "debian/12", "old1", testkit::budget(3, 8)).await;
     sleeps_and_wakes(&daemon, "web1").await;
     let before = std::time::Instant::now();

@@ -186,13 +186,15 @@ async fn what_is_broken_in_the_kernel_is_told_and_repaired() {
         fs::write(root.join("cgroup.procs"), before.to_string()).expect("move init");
         told_and_repaired(&daemon, "init outside", ("process", "outside of its control groups")).await;
     }
-    for alias in [
+    let aliases = [
         format!("sysctl:{mark}:{stranger}.1:eth0"),
         format!("sysctl:{mark}:x:y"),
         format!("sysctl:{mark}:other"),
         format!("sysctl:{mark}:{on}.1:eth9"),
-    ] {
-        let name = format!("svx{}", std::process::id());
+    ];
+    for (n, alias) in aliases.into_iter().enumerate() {
+        // Each by another name: the kernel may still be at taking the former one away.
+        let name = format!("svx{n}-{}", std::process::id());
         run("ip", &["link", "add", &name, "type", "bridge"]);
         run("ip", &["link", "set", &name, "alias", &alias]);
         let kind = if alias.ends_with("other") { "bridge" } else { "link" };

@@ -7,6 +7,7 @@ mod support;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 
+use support::readme::{example_after, type_line};
 use support::{Daemon, patch, post};
 use sysctl_api::{ImageAliasEntry, InstanceNamespace, InstancesPost, NamespacesPost};
 
@@ -22,9 +23,10 @@ async fn namespace(daemon: &Daemon, name: &str, kind: &str) -> InstanceNamespace
 }
 
 /// What a cell of the table leads to, in the words of NAMESPACES.md.
-async fn cell(daemon: &Daemon, kind: &str, value: &str, users: Option<&str>) -> String {
+async fn cell(daemon: &Daemon, (kind, value, init): (&str, &str, Option<&str>), users: Option<&str>) -> String {
     let key = format!("namespaces.{kind}");
     let mut config = vec![(key.as_str(), value)];
+    config.extend(init.map(|init| ("boot.init", init)));
     config.extend(users.map(|users| ("namespaces.user", users)));
     if let Err(text) = try_launch(daemon, "web1", &config).await {
         assert_eq!(daemon.client.get_instance("web1").await.expect_err("none").status(), Some(404), "{config:?}");
@@ -74,18 +76,27 @@ async fn every_mode_of_every_namespace_boots_or_is_refused_with_a_sentence() {
         String::from("| namespace | whose | users of its own | users of that instance |\n|---|---|---|---|\n");
     let (mut booted, mut refused) = (0, 0);
     for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
-        for (words, value) in [
-            ("`private`", "private".to_owned()),
-            ("`host`", "host".to_owned()),
-            ("`instance:NAME`", "instance:db1".to_owned()),
-            ("`named:OBJECT`", "named:blue".to_owned()),
-            ("`path:FILE`", format!("{pin}{kind}")),
-        ] {
+        let path = format!("{pin}{kind}");
+        let plain = [
+            ("`private`", "private", None),
+            ("`host`", "host", None),
+            ("`instance:NAME`", "instance:db1", None),
+            ("`named:OBJECT`", "named:blue", None),
+            ("`path:FILE`", path.as_str(), None),
+        ];
+        // It waits for its console, and takes no orders.
+        const PROGRAM: Option<&str> = Some("/bin/cat");
+        let with_program = [
+            ("`host`, `boot.init` a program", "host", PROGRAM),
+            ("`instance:NAME`, `boot.init` a program", "instance:db1", PROGRAM),
+            ("`path:FILE`, `boot.init` a program", path.as_str(), PROGRAM),
+        ];
+        for (words, value, init) in plain.into_iter().chain(with_program.into_iter().filter(|_| kind == "pid")) {
             let made = make_object(&daemon, kind, value == "named:blue").await;
-            let own = cell(&daemon, kind, &value, None).await;
+            let own = cell(&daemon, (kind, value, init), None).await;
             let shared = match kind {
                 "user" => String::new(),
-                _ => cell(&daemon, kind, &value, Some("instance:db1")).await,
+                _ => cell(&daemon, (kind, value, init), Some("instance:db1")).await,
             };
             booted += [&own, &shared].into_iter().filter(|cell| cell.starts_with("running")).count();
             refused += [&own, &shared].into_iter().filter(|cell| cell.starts_with("refused")).count();
@@ -97,7 +108,7 @@ async fn every_mode_of_every_namespace_boots_or_is_refused_with_a_sentence() {
         }
     }
     eprintln!("figure: cells of namespace, mode and users: {booted} boot, {refused} refused with a sentence");
-    assert_eq!(booted + refused, 75);
+    assert_eq!(booted + refused, 81);
     compare_with_document(&table);
     daemon.finish().await;
 }
@@ -289,29 +300,14 @@ async fn who_shares_what_among_a_hundred_is_told_in_some_milliseconds() {
     daemon.finish().await;
 }
 
-/// The lines of the README's example that is about namespaces.
-fn lines_of_the_readme() -> Vec<String> {
-    const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-    let text = std::fs::read_to_string(README).expect("README.md");
-    let block = text.split("```").find(|block| block.contains("--ns sidecar:db1")).expect("an example");
-    block.lines().filter(|line| line.starts_with("sysctl-cli")).map(str::to_owned).collect()
-}
-
 #[tokio::test]
 async fn the_five_lines_of_the_readme_do_what_they_say() {
     let daemon = Daemon::new("readme");
     let fingerprint = daemon.import_busybox().await;
     let alias = ImageAliasEntry { name: "busybox".into(), target: fingerprint, ..ImageAliasEntry::default() };
     daemon.client.create_image_alias(&alias).await.expect("alias");
-    let programs = support::program("sysctl-cli").parent().expect("a directory").display().to_string();
-    let mut said = Vec::new();
-    for line in lines_of_the_readme() {
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", &format!("PATH={programs}:$PATH; {line}")]).env("SYSCTL_SOCKET", daemon.client.socket());
-        let output = shell.output().expect("sh");
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        said.push((output.status.success(), text));
-    }
+    let lines = example_after("**Choose the grain.**");
+    let said: Vec<_> = lines.iter().map(|line| type_line(&daemon, line)).collect();
     let [(true, _), (true, _), (true, address), (true, graph), (false, refusal)] = &said[..] else {
         panic!("{said:#?}");
     };

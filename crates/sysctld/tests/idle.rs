@@ -100,7 +100,7 @@ async fn a_guest_that_does_nothing_sleeps_and_answers_the_first_packet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_wake_a_guest_and_so_does_a_daemon_that_did_not_hear_of_calls() {
+async fn requests_wake_a_guest_also_after_a_restart_of_the_daemon() {
     let mut daemon = Daemon::new("idle-requests");
     daemon.import_busybox().await;
     let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
@@ -137,6 +137,125 @@ async fn requests_wake_a_guest_and_so_does_a_daemon_that_did_not_hear_of_calls()
     daemon.set("web1", &[("idle.freeze", "")]).await.expect("taken back");
     assert!(!is_frozen(daemon.init_pid("web1").await).await);
     eprintln!("figure: exec in a sleeping guest took {} us", exec.as_micros());
+    daemon.finish().await;
+}
+
+/// Waits until a guest's keeper, which is the parent of its init, has a packet socket: that hears of calls without a daemon.
+fn until_held(init: u32) {
+    testkit::eventually("its keeper to hold what hears of calls", || {
+        let status = std::fs::read_to_string(format!("/proc/{init}/status")).ok()?;
+        let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned();
+        let packet = std::fs::read_to_string("/proc/net/packet").ok()?;
+        let inodes: Vec<&str> = packet.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        let links = std::fs::read_dir(format!("/proc/{keeper}/fd")).ok()?.flatten();
+        let mut sockets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok()?.to_str().map(str::to_owned));
+        sockets.any(|link| inodes.iter().any(|inode| link == format!("socket:[{inode}]"))).then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sleeps_sleeps_on_over_a_restart_of_the_daemon_unless_it_was_called_meanwhile() {
+    let mut daemon = Daemon::new("idle-restart");
+    daemon.import_busybox().await;
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    daemon.launch("web1", &[("idle.freeze", "1s")]).await;
+    let IpAddr::V4(guest) = address(&daemon).await else { panic!("an IPv4 address") };
+    let pid = daemon.init_pid("web1").await;
+    let used = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its init");
+        let mut fields = text.rsplit_once(')').expect("stat").1.split_whitespace().skip(11);
+        fields.next().and_then(|ticks| ticks.parse::<u64>().ok()).expect("ticks")
+    };
+    told(&mut events, "instance-slept").await;
+    until_held(pid);
+    let before = used();
+    for end in ["killed", "terminated", "killed again"] {
+        match end {
+            "terminated" => daemon.terminate(),
+            _ => daemon.kill(),
+        }
+        assert!(is_frozen(pid).await, "{end}");
+        daemon.start();
+        let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+        assert_eq!(daemon.status("web1").await, "Running");
+        assert!(is_frozen(pid).await, "{end}: it sleeps on");
+        if end == "terminated" {
+            // It is heard as before.
+            assert_eq!(daemon.print("web1", &["echo", "well"]).await, "well");
+            assert_eq!(told(&mut events, "instance-woken").await.metadata["context"]["cause"], "exec");
+            told(&mut events, "instance-slept").await;
+        }
+        until_held(pid);
+    }
+    assert!(used() <= before + 5, "{} ticks, then {}", before, used());
+    let answered = tokio::task::spawn_blocking(move || ping(guest)).await.expect("an answer");
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    daemon.until_status("web1", "Running").await;
+    told(&mut events, "instance-slept").await;
+    until_held(pid);
+    // Called while nobody was there to wake it: the next daemon does.
+    daemon.kill();
+    tokio::task::spawn_blocking(move || ping(guest)).await.expect("the kernel answers");
+    assert!(is_frozen(pid).await);
+    daemon.start();
+    testkit::eventually("it to be awake", || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?.split_once("/payload")?.0.to_owned();
+        let mut files = support::group_roots().into_iter().map(|root| root.join(&path).join("cgroup.events"));
+        files.any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("frozen 0"))).then_some(())
+    });
+    eprintln!(
+        "figure: a guest slept on over 3 daemons, answered a ping {} us after, and was woken by the daemon after one that it missed",
+        answered.as_micros()
+    );
+    daemon.finish().await;
+}
+
+/// An echo request (RFC 792), and how long its answer took.
+fn ping(guest: std::net::Ipv4Addr) -> Duration {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto};
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).expect("a raw socket");
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(support::PATIENCE))
+        .expect("a time-out");
+    let mut request = [8, 0, 0, 0, 0x12, 0x34, 0, 1];
+    let sum = !request.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>() as u16;
+    request[2..4].copy_from_slice(&sum.to_be_bytes());
+    let begun = Instant::now();
+    let to = std::net::SocketAddrV4::new(guest, 0);
+    rustix::net::sendto(&socket, &request, SendFlags::empty(), &to).expect("sent");
+    let mut answer = [0u8; 256];
+    loop {
+        let (length, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty()).expect("an answer");
+        // Behind 20 bytes of IPv4: an answer, to us.
+        if length >= 28 && answer[20] == 0 && answer[24..26] == [0x12, 0x34] {
+            return begun.elapsed();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_the_console_and_files_wake_a_guest_and_each_is_named() {
+    let daemon = Daemon::new("idle-calls");
+    daemon.import_busybox().await;
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    daemon.launch("web1", &[("idle.freeze", "1s")]).await;
+    let IpAddr::V4(guest) = address(&daemon).await else { panic!("an IPv4 address") };
+    let mut causes = Vec::new();
+    told(&mut events, "instance-slept").await;
+    let answered = tokio::task::spawn_blocking(move || ping(guest)).await.expect("an answer");
+    causes.push(told(&mut events, "instance-woken").await.metadata["context"]["cause"].clone());
+    told(&mut events, "instance-slept").await;
+    let console = daemon.client.console_instance("web1", &Default::default()).await.expect("a console");
+    causes.push(told(&mut events, "instance-woken").await.metadata["context"]["cause"].clone());
+    console.input.close().await.expect("left");
+    told(&mut events, "instance-slept").await;
+    let mut files = daemon.client.get_instance_sftp("web1").await.expect("files");
+    let entries = files.readdir(std::path::Path::new("/etc")).await.expect("a directory");
+    assert!(!entries.is_empty());
+    causes.push(told(&mut events, "instance-woken").await.metadata["context"]["cause"].clone());
+    assert_eq!(causes, ["a frame", "the console", "its files"]);
+    drop(files);
+    eprintln!("figure: a sleeping guest answered a ping after {} us", answered.as_micros());
     daemon.finish().await;
 }
 

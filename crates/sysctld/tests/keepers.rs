@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use runtime::protocol::{Failure, KeepEvent, KeepRequest, MAX_MESSAGE, Message, VERSION, to_bytes};
 use runtime::wire::each_field;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use support::strace::Tracer;
 use support::{Daemon, order, processes};
 use sysctl_client::Exec;
 
@@ -81,6 +84,73 @@ async fn a_keeper_that_died_while_there_was_no_daemon_is_replaced_at_its_start()
     assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
     daemon.change("a", "stop", true).await;
     assert_eq!(daemon.status("a").await, "Stopped");
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn a_spawn_process_that_does_not_run_is_told_with_its_end_and_what_to_do() {
+    let mut daemon = Daemon::with_own_programs("no-spawn");
+    daemon.kill();
+    let socket = daemon.runtime_dir().join("spawn.socket").display().to_string();
+    let former = support::taken::spawn(&daemon.runtime_dir());
+    support::signal(former, rustix::process::Signal::KILL);
+    testkit::eventually("it to end", || (!processes().iter().any(|p| p.arguments.contains(&socket))).then_some(()));
+    for (script, how) in [("exit 3", "ended with code 3"), ("kill -SEGV $$", "was ended by signal 11")] {
+        daemon.install("sysctl-keeper", format!("#!/bin/sh\n{script}\n").as_bytes());
+        let output = daemon.command().output().expect("run the daemon");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(how) && said.contains("--version tells"), "{said}");
+    }
+    daemon.install("sysctl-keeper", &std::fs::read(support::program("sysctl-keeper")).expect("the keeper"));
+    daemon.start();
+    daemon.finish().await;
+}
+
+/// Whether something lies in a socket of the process whose other end is open.
+fn has_order(pid: u32) -> bool {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty()).expect("a process");
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
+    let sockets =
+        fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")));
+    let numbers = sockets.filter_map(|fd| fd.file_name().to_str()?.parse().ok());
+    numbers.into_iter().any(|number| {
+        let copy = rustix::process::pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).expect("a copy");
+        let mut fds = [PollFd::new(&copy, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
+        fds[0].revents() == PollFlags::IN
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_comes_late_makes_no_guest_for_a_daemon_that_is_gone() {
+    let mut daemon = Daemon::new("late");
+    daemon.import_busybox().await;
+    // The one that waits for its spec is held still where the next daemon cannot find it yet, and has its order.
+    let spawn = support::taken::spawn(&daemon.runtime_dir());
+    let children = || processes().into_iter().filter(|process| process.parent == spawn);
+    let spare = testkit::eventually("a keeper that waits", || children().map(|process| process.pid).next());
+    let _held = support::Held::new(spare);
+    let stop_it = ["-e", "trace=bind", "-e", "inject=bind:signal=STOP:when=1"].map(str::to_owned);
+    let tracer = Tracer::attach(&[spare], &stop_it, &daemon.scratch().join("strace"));
+    let operation = daemon.client.create_instance(&support::post("a", &[])).await.expect("accepted");
+    let keep = daemon.runtime_dir().join("keep");
+    let boots = || std::fs::read_dir(&keep).into_iter().flatten().flatten();
+    let bound = || boots().find(|boot| boot.path().join(format!(".{spare:x}")).exists());
+    testkit::eventually("the keeper to be held", || bound().map(drop));
+    testkit::eventually("its order", || has_order(spare).then_some(()));
+    daemon.kill();
+    daemon.start();
+    let ended = daemon.client.wait_operation(&operation.id, Some(support::PATIENCE)).await.expect("an operation");
+    assert!(ended.is_final() && ended.err.is_empty(), "{ended:?}\n{}", daemon.log());
+    let init = daemon.init_pid("a").await;
+    tracer.detach(false);
+    support::signal(spare, rustix::process::Signal::CONT);
+    testkit::eventually("the late keeper to end", || (!Path::new(&format!("/proc/{spare}")).exists()).then_some(()));
+    // The other one was left its name.
+    daemon.kill();
+    daemon.start();
+    assert_eq!(daemon.init_pid("a").await, init);
     daemon.finish().await;
 }
 

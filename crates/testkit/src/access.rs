@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError, step_error};
+use engine::{
+    Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, RootFiles, StepError, step_error,
+};
 use model::{Boot, IdMap, InstanceId, NamespaceKind, PinId, PoolName, RootGen, RootSource};
 
 use crate::fake::FakeHost;
@@ -27,7 +29,7 @@ impl FakeHost {
         objects.extend(world.layers.iter().map(|(fingerprint, pool)| Object::Layer(*fingerprint, pool.clone())));
         objects.extend(world.images.keys().map(|fingerprint| Object::Image(*fingerprint)));
         objects.extend(world.pins.keys().copied().map(Object::Pin));
-        objects.extend(world.networks.iter().map(|name| Object::Bridge(name.to_string())));
+        objects.extend(world.networks.keys().map(|name| Object::Bridge(name.to_string())));
         objects
     }
 }
@@ -57,6 +59,10 @@ impl Access for FakeHost {
 
     fn pool_source(&self, _pool: &PoolName) -> Option<PathBuf> {
         None
+    }
+
+    fn root_files(&self, _pool: &PoolName, _root: (InstanceId, RootGen, RootSource)) -> Result<RootFiles, StepError> {
+        none("files")
     }
 
     fn namespaces(&self, _pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {

@@ -12,9 +12,10 @@ use engine::{
 use model::Rest;
 use model::scale::{Need, Resource, Watch};
 use model::{
-    BlockDevice, Boot, BootSeen, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen, GroupUsage, GuestSeen,
-    HostFacts, InstanceId, Knob, KnobChange, NetworkName, NicSeen, Observed, OverlayWay, PinId, PinSeen, PinSource,
-    PinSpec, PoolName, RootGen, RootSource, Setting, Settings, Step,
+    BlockDevice, Boot, BootGen, BootSeen, Bounded, CgroupLayout, DeviceName, End, Fingerprint, Gauges, GroupSeen,
+    GroupUsage, GuestSeen, HostFacts, InstanceId, Knob, KnobChange, NetworkName, NetworkSpec, NicSeen, NicSpec,
+    Observed, OverlayWay, PinId, PinSeen, PinSource, PinSpec, Plug, PoolName, RootGen, RootSource, Setting, Settings,
+    Step,
 };
 use tokio::sync::mpsc;
 
@@ -35,6 +36,19 @@ pub struct FakeBoot {
     pub root: Option<RootGen>,
     /// Its links.
     pub nics: BTreeMap<DeviceName, NicSeen>,
+    /// It lives among others' processes: its init takes nobody along.
+    pub among_others: bool,
+    /// Processes that its init left behind.
+    pub has_left: bool,
+}
+
+impl FakeBoot {
+    /// Init has ended.
+    fn end(&mut self, end: End) {
+        self.guest = GuestSeen::Ended(end);
+        self.has_left = self.among_others;
+        self.nics.clear();
+    }
 }
 
 /// The host itself.
@@ -51,7 +65,7 @@ pub struct World {
     /// Pools.
     pub pools: BTreeSet<PoolName>,
     /// Networks.
-    pub networks: BTreeSet<NetworkName>,
+    pub networks: BTreeMap<NetworkName, NetworkSpec>,
     /// Pinned namespaces.
     pub pins: BTreeMap<PinId, PinSeen>,
     /// Keepers that died and were replaced.
@@ -91,6 +105,8 @@ pub fn facts() -> HostFacts {
         memory_bytes: 8 << 30,
         landlock: 7,
         devices: BTreeSet::new(),
+        link_limits: true,
+        lxcfs: true,
         may_raise_limits: true,
     }
 }
@@ -117,10 +133,10 @@ impl FakeHost {
         for (boot, fake) in &mut self.world().boots {
             let frozen = fake.group.as_ref().is_some_and(|group| group.frozen) && !matches!(end, End::Signal(_));
             if boot.id == id && matches!(fake.guest, GuestSeen::Running { .. }) && !frozen {
-                fake.guest = GuestSeen::Ended(end);
-                fake.nics.clear();
+                fake.end(end);
             }
         }
+        self.world().cut_wires();
         let _ = self.events.try_send(HostEvent::Changed(id));
     }
 
@@ -129,6 +145,14 @@ impl FakeHost {
         let boot = self.world().boots.keys().find(|boot| boot.id == id).copied();
         if let Some(boot) = boot {
             let _ = self.events.try_send(HostEvent::Need(boot, Resource::Memory, Need::More));
+        }
+    }
+
+    /// The kernel says that an instance's guest met a limit.
+    pub fn bite(&self, id: InstanceId, bounded: Bounded) {
+        let boot = self.world().boots.keys().find(|boot| boot.id == id).copied();
+        if let Some(boot) = boot {
+            let _ = self.events.try_send(HostEvent::Bitten(boot, bounded));
         }
     }
 
@@ -174,6 +198,7 @@ impl FakeHost {
                 }
             }
         }
+        world.cut_wires();
         world.keepers_lost += told.len();
         drop(world);
         for event in told {
@@ -187,6 +212,15 @@ fn refused(step: &Step, why: &str) -> StepError {
 }
 
 impl World {
+    /// The boots of an instance.
+    fn seen(&self, id: InstanceId) -> BTreeMap<BootGen, BootSeen> {
+        let boots = self.boots.iter().filter(|(boot, _)| boot.id == id).map(|(boot, fake)| {
+            let FakeBoot { keeper, guest, group, nics, .. } = fake.clone();
+            (boot.generation, BootSeen { keeper, guest, group, nics })
+        });
+        boots.collect()
+    }
+
     /// Checks the rules that real hosts enforce, and does the step.
     fn apply(&mut self, step: &Step) -> Result<Effect, String> {
         self.log.push(step.name());
@@ -211,7 +245,7 @@ impl World {
             Step::RemoveLayer { fingerprint, pool } => drop(self.layers.remove(&(*fingerprint, pool.clone()))),
             Step::RemoveImage { fingerprint } => drop(self.images.remove(fingerprint)),
             Step::EnsurePool { pool } => drop(self.pools.insert(pool.name.clone())),
-            Step::EnsureNetwork { network } => drop(self.networks.insert(network.name.clone())),
+            Step::EnsureNetwork { network } => self.ensure_network(network)?,
             Step::RemoveNetwork { name } => drop(self.networks.remove(name)),
             Step::PinNamespace { spec } => self.pin(spec)?,
             Step::UnpinNamespace { pin } => drop(self.pins.remove(pin)),
@@ -230,7 +264,11 @@ impl World {
                 }
                 self.roots.remove(&(*id, *root));
             }
-            boot_step => return self.boot_step(boot_step),
+            boot_step => {
+                let done = self.boot_step(boot_step);
+                self.cut_wires();
+                return done;
+            }
         }
         Ok(Effect::Done)
     }
@@ -243,12 +281,20 @@ impl World {
                 if let Some(pin) = spec.sandbox.namespaces.pins().find(|pin| !self.pins.contains_key(pin)) {
                     return Err(format!("{pin}, where it is to live, is missing"));
                 }
-                return self.spawn(*boot, *root, *source);
+                let done = self.spawn(*boot, *root, *source);
+                if let Some(fake) = self.boots.get_mut(boot) {
+                    fake.among_others = !spec.sandbox.namespaces.is_first();
+                }
+                return done;
             }
             Step::AttachNic { boot, nic } => {
-                let fake = self.alive(*boot)?;
-                let seen = NicSeen { host_name: format!("v{}", nic.device), mac: Some(nic.mac), complete: true };
-                fake.nics.insert(nic.device.clone(), seen);
+                self.alive(*boot)?;
+                if let Plug::Chain(chain) = &nic.plug
+                    && !self.networks.contains_key(chain)
+                {
+                    return Err(format!("chain {chain} is missing"));
+                }
+                self.attach(*boot, nic);
             }
             Step::Start { boot } => {
                 let fake = self.alive(*boot)?;
@@ -264,17 +310,16 @@ impl World {
                 let Some(fake) = self.boots.get_mut(boot) else { return Ok(Effect::Done) };
                 let frozen = fake.group.as_ref().is_some_and(|g| g.frozen);
                 if matches!(fake.guest, GuestSeen::Running { .. }) && !stubborn && !frozen {
-                    fake.guest = GuestSeen::Ended(End::Halt);
-                    fake.nics.clear();
+                    fake.end(End::Halt);
                 }
             }
             Step::Kill { boot } => {
                 let Some(fake) = self.boots.get_mut(boot) else { return Ok(Effect::Done) };
                 fake.killed = true;
                 if is_alive(&fake.guest) {
-                    fake.guest = GuestSeen::Ended(End::Signal(9));
-                    fake.nics.clear();
+                    fake.end(End::Signal(9));
                 }
+                fake.has_left = false;
             }
             Step::DetachNic { boot, device, .. } => {
                 if let Some(fake) = self.boots.get_mut(boot) {
@@ -293,7 +338,7 @@ impl World {
             }
             Step::RemoveGroup { boot } => {
                 if let Some(fake) = self.boots.get_mut(boot) {
-                    if is_alive(&fake.guest) {
+                    if is_alive(&fake.guest) || fake.has_left {
                         return Err("the group has processes".into());
                     }
                     fake.group = None;
@@ -303,6 +348,40 @@ impl World {
             other => return Err(format!("{} is no step of a boot", other.name())),
         }
         Ok(Effect::Done)
+    }
+
+    /// A wire has an end at each of two guests, or none.
+    fn attach(&mut self, boot: Boot, nic: &NicSpec) {
+        let far = nic.wire().map(|end| Boot { id: end.to.id, generation: end.boot });
+        if far.is_some_and(|far| self.alive(far).is_err()) {
+            return;
+        }
+        let mirrored = nic.mirrored(boot.id, boot.generation);
+        for (of, nic) in [(Some(boot), Some(nic)), (far, mirrored.as_ref())] {
+            let fake = of.and_then(|of| Some((of.id, self.boots.get_mut(&of)?)));
+            if let (Some((id, fake)), Some(nic)) = (fake, nic) {
+                let wire = nic.wire_seen(id);
+                let host_name = if wire.is_some() { String::new() } else { format!("v{}", nic.device) };
+                let (mac, chained, limits) = (Some(nic.mac), nic.is_chained(), nic.limits);
+                let seen = NicSeen { host_name, mac, complete: true, wire, chained, limits };
+                fake.nics.insert(nic.device.clone(), seen);
+            }
+        }
+    }
+
+    /// A wire whose one end is gone has no other.
+    fn cut_wires(&mut self) {
+        let ends: BTreeSet<(InstanceId, DeviceName)> = self
+            .boots
+            .iter()
+            .filter(|(_, fake)| is_alive(&fake.guest))
+            .flat_map(|(boot, fake)| fake.nics.keys().map(|device| (boot.id, device.clone())))
+            .collect();
+        for fake in self.boots.values_mut() {
+            fake.nics.retain(|_, nic| {
+                nic.wire.as_ref().is_none_or(|wire| ends.contains(&(wire.to.id, wire.to.device.clone())))
+            });
+        }
     }
 
     fn set_limits(&mut self, boot: Boot, settings: &Settings) -> Result<Effect, String> {
@@ -325,9 +404,11 @@ impl World {
             guest: GuestSeen::Absent,
             root: None,
             nics: BTreeMap::new(),
+            among_others: false,
+            has_left: false,
         };
         let fake = self.boots.entry(boot).or_insert(empty);
-        if is_alive(&fake.guest) {
+        if is_alive(&fake.guest) || fake.has_left {
             return Err("the group has processes".into());
         }
         fake.killed = false;
@@ -371,6 +452,16 @@ impl World {
             Some(owner) => Err(format!("{owner}, whose namespaces it shares, does not run")),
             None => Ok(()),
         }
+    }
+
+    fn ensure_network(&mut self, network: &NetworkSpec) -> Result<(), String> {
+        match &network.chain {
+            Some(chain) if !self.networks.contains_key(&chain.from) => {
+                return Err("the network it begins at is missing".into());
+            }
+            _ => drop(self.networks.insert(network.name.clone(), network.clone())),
+        }
+        Ok(())
     }
 
     fn pin(&mut self, spec: &PinSpec) -> Result<(), String> {
@@ -443,19 +534,16 @@ impl Host for FakeHost {
                 None => {}
             }
             let world = self.world();
-            let boots = world.boots.iter().filter(|(boot, _)| boot.id == id).map(|(boot, fake)| {
-                let seen = BootSeen {
-                    keeper: fake.keeper,
-                    guest: fake.guest.clone(),
-                    group: fake.group.clone(),
-                    nics: fake.nics.clone(),
-                };
-                (boot.generation, seen)
-            });
             let roots = world.roots.keys().filter(|(of, _)| *of == id).map(|(_, root)| *root).collect();
             let pins = world.pins.iter().filter(|(pin, _)| pin.of == id.0).map(|(pin, seen)| (pin.kind, seen.clone()));
-            Ok(Observed { roots, boots: boots.collect(), pins: pins.collect() })
+            Ok(Observed { roots, boots: world.seen(id), pins: pins.collect() })
         })
+    }
+
+    fn glance(&self, id: InstanceId) -> BTreeMap<BootGen, BootSeen> {
+        let mut boots = self.world().seen(id);
+        boots.values_mut().for_each(|seen| seen.group = None);
+        boots
     }
 
     fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>> {
@@ -468,6 +556,7 @@ impl Host for FakeHost {
                 instances: ids.map(|id| (id, pool.clone())).collect(),
                 images: world.images.iter().map(|(f, r)| image_facts(*f, *r)).collect(),
                 layers: world.layers.clone(),
+                networks: world.networks.keys().cloned().collect(),
             })
         })
     }
@@ -527,6 +616,12 @@ impl Host for FakeHost {
     fn watch_need(&self, _boot: Boot, _watch: Watch) {}
 
     fn watch_rest(&self, _boot: Boot, _rest: Rest) {}
+
+    fn sleeps_on(&self, boot: Boot) -> BoxFuture<'_, bool> {
+        let frozen =
+            self.world().boots.get(&boot).and_then(|fake| fake.group.as_ref()).is_some_and(|group| group.frozen);
+        Box::pin(async move { frozen })
+    }
 
     fn sessions(&self, _boot: Boot) -> usize {
         0

@@ -87,6 +87,7 @@ pub fn network() -> ::model::NetworkSpec {
         nat: true,
         mtu: None,
         domain: "sysctl".into(),
+        chain: None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{Result, run};
 pub(crate) const RUN: [&str; 4] = ["gcc", "libc6-dev", "mmdebstrap", "debian-archive-keyring"];
 
 /// What tests on the real host call in addition.
-pub(crate) const TEST: [&str; 11] = [
+pub(crate) const TEST: [&str; 12] = [
     "busybox-static",
     "ca-certificates",
     "coreutils",
@@ -20,6 +20,7 @@ pub(crate) const TEST: [&str; 11] = [
     "gnupg",
     "iproute2",
     "iputils-ping",
+    "lxcfs",
     "nftables",
     "sqlite3",
     "strace",

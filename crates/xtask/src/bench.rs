@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::programs::{self, Seen};
+use crate::vm::{self, image::Release};
 use crate::workspace::{self, Workspace, cargo};
 use crate::{Result, need_root, run};
 
@@ -28,6 +29,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut bench = Command::new(workspace.release().join("bench"));
     // Images of the recipes take minutes to build: they are kept there.
     bench.env("BENCH_BIN_DIR", product).arg("--cache").arg(workspace.own("bench"));
+    // The kernel of a machine to compare with, where the ring `vm` has fetched one.
+    bench.env("BENCH_MACHINE_TREE", vm::image::tree(&workspace, Release::THIRTEEN));
+    if std::env::var_os("SYSCTL_TEST_WRITE").is_some() {
+        bench.env("BENCH_PICTURE", workspace.root.join("balloon.svg"));
+    }
     run::shown(bench.args(arguments))
 }
 

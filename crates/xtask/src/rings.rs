@@ -44,6 +44,9 @@ const ON_THE_HOST: [(&str, &str); 7] = [
     ("sysctld", "*"),
 ];
 
+/// Test programs that wait for the kernel's clocks most of the time: more of their tests run at once.
+const WAITING: [(&str, &str); 2] = [("sysctld", "autoscale"), ("sysctld", "idle")];
+
 impl Ring {
     /// As it is called on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -103,6 +106,12 @@ pub(crate) fn of(package: &str, target: Option<&str>) -> Ring {
     }
 }
 
+/// How many tests of a program run at once, where that is not for the number of processors to say.
+pub(crate) fn at_once(package: &str, target: Option<&str>) -> Option<u32> {
+    let waits = WAITING.iter().any(|(name, program)| *name == package && Some(*program) == target);
+    waits.then_some(4)
+}
+
 fn fits(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
@@ -134,6 +143,12 @@ mod tests {
         ] {
             assert_eq!(of(package, target), ring, "{package} {target:?}");
         }
+    }
+
+    #[test]
+    fn who_waits_does_so_beside_others() {
+        assert_eq!(at_once("sysctld", Some("idle")), Some(4));
+        assert!(at_once("sysctld", Some("limits")).is_none() && at_once("sysctld", None).is_none());
     }
 
     #[test]

@@ -280,6 +280,9 @@ impl Session {
         if self.much == Much::All {
             command.env("SYSCTL_TEST_ALL", "1");
         }
+        if let Some(threads) = rings::at_once(&program.package, program.target.as_deref()) {
+            command.env("RUST_TEST_THREADS", threads.to_string());
+        }
         if ring == Ring::Fuzz {
             let seconds = if self.much == Much::All { FUZZ_ALL_S } else { FUZZ_S };
             command.arg(FUZZ).env("SYSCTL_FUZZ_SECONDS", seconds.to_string());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Boot, InstanceId, PinId};
+use model::{Boot, DeviceName, InstanceId, PinId};
 
 use super::{Diagnosis, Rows};
 use crate::access::{Cure, Object};
@@ -19,9 +19,14 @@ impl Engine {
             .iter()
             .filter_map(|o| if let Object::Link(.., name) = o { Some(name.as_str()) } else { None })
             .collect();
-        let has_nic = |boot: &Boot, device| {
+        let has_nic = |boot: &Boot, device: &DeviceName| {
             let view = rows.instances.iter().find(|view| view.record.id == boot.id);
-            view.is_some_and(|view| view.record.wish.nics.contains_key(device))
+            // By a definition elsewhere: a wire, or a part in a chain.
+            let is_wished = |record| {
+                let wish = self.shared.wish(record);
+                wish.is_ok_and(|wish| wish.spec.nics.iter().any(|nic| nic.device == *device))
+            };
+            view.is_some_and(|view| view.record.wish.nics.contains_key(device) || is_wished(&view.record))
         };
         let incomplete = crate::rebuild::is_incomplete(&self.shared.store);
         for object in objects {
@@ -31,7 +36,10 @@ impl Engine {
                     rows.is_at_rest(boot.id) && !(boots.contains(boot) && has_nic(boot, device))
                 }
                 // The firewall knows a link before it is there.
-                Object::Guarded(port) => rows.under_way.is_empty() && !links.contains(port.as_str()),
+                Object::Guarded(port) => {
+                    let is_uplink = rows.networks.iter().any(|network| network.spec.name.as_str() == port);
+                    rows.under_way.is_empty() && !links.contains(port.as_str()) && !is_uplink
+                }
                 Object::Root(id, root) => {
                     let is_other =
                         |v: &&std::sync::Arc<crate::InstanceView>| v.record.id == *id && v.record.wish.root != *root;

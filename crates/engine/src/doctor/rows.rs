@@ -66,7 +66,8 @@ impl Engine {
         }
         for network in &rows.networks {
             if !there.contains(&Object::Bridge(network.spec.name.to_string())) {
-                diagnosis.wrong("network", &network.spec.name, "has no bridge", Cure::Loop);
+                let what = if network.chain().is_some() { "has no uplink" } else { "has no bridge" };
+                diagnosis.wrong("network", &network.spec.name, what, Cure::Loop);
             }
         }
     }
@@ -87,7 +88,8 @@ impl Engine {
                 diagnosis.wrong("instance", &record.name, text, Cure::Loop);
                 continue;
             };
-            let Some(guards) = &inventory.guards else { continue };
+            // What comes over a wire passes no firewall of the host.
+            let Some(guards) = inventory.guards.as_ref().filter(|_| nic.wire().is_none()) else { continue };
             let (wanted, found) = (guard(&port, nic), guards.iter().find(|guard| guard.port == port));
             if found != Some(&wanted) {
                 let text = match found {

@@ -9,8 +9,8 @@ use store::Kept;
 use testkit::fake::World;
 use testkit::faults::{At, Fault};
 
+use crate::acts::nic;
 use crate::lab::{Daemon, new_instance, start, start_or_die};
-use crate::rows::nic;
 use crate::run;
 
 async fn fresh() -> (Arc<Mutex<World>>, Daemon) {
@@ -102,6 +102,59 @@ fn a_name_is_free_again_after_a_deletion_that_could_not_be_written_down_at_once(
         daemon.made("web2", true).await.expect("the disk is free");
         daemon.rest().await;
         daemon.check("made after all").await;
+    });
+}
+
+#[test]
+fn a_failure_that_could_not_be_written_down_is_told_as_such_and_then_the_next_daemon_tries_again() {
+    run(async {
+        for dies in [false, true] {
+            let (world, daemon) = fresh().await;
+            daemon.made("web1", false).await.expect("web1");
+            daemon.rest().await;
+            // The wish to start is written; that it failed is not.
+            daemon.faults.arm(&[(At::Step, 0, Fault::Refuse), (At::Commit, 1, Fault::Refuse)]);
+            let told = daemon.asked("web1", Verb::Start).await.expect_err("a step is refused");
+            assert!(told.contains("could not be written down yet"), "{told}");
+            if dies {
+                daemon.faults.die();
+                let died = daemon.faults.died().await;
+                let daemon = start(&world, died.flushed).await;
+                daemon.rest().await;
+                daemon.check("after a death").await;
+                continue;
+            }
+            daemon.rest().await;
+            daemon.check("written down later").await;
+            daemon.faults.arm(&[(At::Step, 0, Fault::Refuse)]);
+            let told = daemon.asked("web1", Verb::Start).await.expect_err("a step is refused");
+            assert!(!told.contains("written down"), "{told}");
+            daemon.rest().await;
+        }
+    });
+}
+
+#[test]
+fn what_is_done_before_its_commit_is_answered_with_its_end() {
+    run(async {
+        let (_, daemon) = fresh().await;
+        daemon.made("web1", true).await.expect("web1");
+        daemon.rest().await;
+        let ask = async |verb| daemon.engine.ask(&ProjectName::default(), "web1", verb, None, None).await;
+        for verb in [Verb::Freeze, Verb::Thaw] {
+            assert_eq!(ask(verb).await.expect("a write to a group").status, Status::Success);
+        }
+        assert_eq!(ask(Verb::Stop(StopKind::Force)).await.expect("it takes its time").status, Status::Running);
+        daemon.rest().await;
+        daemon.check("stopped").await;
+        daemon.made("web2", true).await.expect("web2");
+        daemon.rest().await;
+        daemon.faults.refuse_always(At::Commit, "commit");
+        let refused = daemon.engine.ask(&ProjectName::default(), "web2", Verb::Freeze, None, None).await;
+        refused.expect_err("it was done, and is taken back as it cannot be remembered");
+        daemon.rest().await;
+        daemon.faults.heal();
+        daemon.check("not frozen").await;
     });
 }
 

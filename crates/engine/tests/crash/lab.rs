@@ -7,7 +7,7 @@ use std::time::Duration;
 use config::Written;
 use engine::{
     Class, Engine, EngineConfig, FirstStart, Happening, InstanceRecord, NewInstance, NewNamespace, OperationView,
-    Origin, RecipeFacts, Status,
+    Origin, Patch, RecipeFacts, Status, Verb,
 };
 use model::{Boot, Fingerprint, GuestSeen, IdMap, NamespaceKind, PinId, PoolSpec, ProjectName};
 use store::{Kept, Store};
@@ -179,7 +179,12 @@ impl Daemon {
             let fake = world.boots.get(&Boot { id: record.id, generation });
             let fake = fake.unwrap_or_else(|| panic!("{what}: boot missing"));
             assert!(matches!(fake.guest, GuestSeen::Running { .. }) && fake.keeper, "{what}: {fake:?}");
-            assert_eq!(fake.nics.len(), record.wish.nics.len(), "{what}: links");
+            let (wires, links): (Vec<_>, Vec<_>) = fake.nics.values().partition(|nic| nic.wire.is_some());
+            let of_chains = self.engine.networks();
+            let hops = of_chains.iter().filter_map(|network| network.chain()).flat_map(|chain| &chain.hops);
+            let hops = hops.filter(|hop| hop.function == record.id).count();
+            assert_eq!(links.len(), record.wish.nics.len() + 2 * hops, "{what}: links");
+            assert_eq!(wires.len(), wired(&views, record), "{what}: wires");
             let limits = self.engine.expand(record).expect("a definition").config;
             let limits = plan::scaled(&config::limits(&limits), &config::autoscale(&limits), &record.levels);
             let wanted = plan::settings(&limits, record.id, &testkit::fake::facts());
@@ -277,4 +282,29 @@ impl Daemon {
             assert_eq!(kept.get(&view.id), Some(&view.status), "{what}: {view:?} as it is kept");
         }
     }
+}
+
+/// How many wires end at an instance that runs: those whose both ends do.
+fn wired(views: &[Arc<engine::InstanceView>], record: &InstanceRecord) -> usize {
+    let running = || views.iter().filter(|view| view.record.wish.power.boot().is_some());
+    let runs = |name: &model::InstanceName| running().any(|view| view.record.name == *name);
+    let own = config::wires(&record.wish.written).filter(|wire| runs(&wire.peer)).count();
+    let of_others = running().flat_map(|view| config::wires(&view.record.wish.written));
+    own + of_others.filter(|wire| wire.peer == record.name).count()
+}
+
+/// A chain with these functions.
+pub(crate) fn chain(functions: &str) -> engine::NewNetwork {
+    let keys = [("chain.to", "web1:eth0"), ("chain.functions", functions)];
+    let config = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    engine::NewNetwork { name: "edge".parse().expect("name"), description: String::new(), config }
+}
+
+/// With a wire to the other instance, or a device of no kind in its place.
+pub(crate) fn wire(with: bool) -> Verb {
+    let device: &[(&str, &str)] =
+        if with { &[("type", "nic"), ("nictype", "wire"), ("peer", "peer:wan")] } else { &[("type", "none")] };
+    let device = device.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let written = Written { devices: [("eth1".to_owned(), device)].into(), ..Written::default() };
+    Verb::Patch(Box::new(Patch { written, ..Patch::default() }))
 }

@@ -1,16 +1,5 @@
 //! The rows of the crash table: what is asked, in which state, and what it leads to.
 
-use std::cell::Cell;
-
-use config::Written;
-use engine::{
-    Alias, ImageWish, InstanceStatus, NamespaceChange, NewInstance, OperationView, Patch, ProfileRecord, Update, Verb,
-};
-use model::{End, Fingerprint, IdMap, Knob, NamespaceKind, ProjectName, Setting, StopKind};
-use uuid::Uuid;
-
-use crate::lab::{self, BUILT, Daemon, UPLOADED, new_instance};
-
 /// A row of the crash table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Row {
@@ -33,14 +22,25 @@ pub(crate) enum Row {
     LimitsAtOnce,
     LimitsAtOnceStopped,
     Scale,
+    BiteFreezes,
+    BiteKills,
     Sleep,
     Wake,
     RemoveNic,
     AddNic,
+    AddWire,
+    StartWired,
+    RestartWired,
+    RemoveWire,
+    PeerStops,
+    CreateChain,
+    InsertFunction,
+    DeleteChain,
     Nesting,
     Delete,
     GuestReboot,
     GuestHalt,
+    GuestHaltsAmongOthers,
     GuestDies,
     GuestEphemeral,
     Join,
@@ -74,7 +74,7 @@ pub(crate) enum Row {
 }
 
 /// The crash table. `cargo xtask tidy` fails when a step, a verb or a public function that changes something is in no row.
-pub(crate) const ROWS: [Row; 57] = [
+pub(crate) const ROWS: [Row; 68] = [
     Row::Create,
     Row::Launch,
     Row::LaunchUnbuilt,
@@ -94,14 +94,25 @@ pub(crate) const ROWS: [Row; 57] = [
     Row::LimitsAtOnce,
     Row::LimitsAtOnceStopped,
     Row::Scale,
+    Row::BiteFreezes,
+    Row::BiteKills,
     Row::Sleep,
     Row::Wake,
     Row::RemoveNic,
     Row::AddNic,
+    Row::AddWire,
+    Row::StartWired,
+    Row::RestartWired,
+    Row::RemoveWire,
+    Row::PeerStops,
+    Row::CreateChain,
+    Row::InsertFunction,
+    Row::DeleteChain,
     Row::Nesting,
     Row::Delete,
     Row::GuestReboot,
     Row::GuestHalt,
+    Row::GuestHaltsAmongOthers,
     Row::GuestDies,
     Row::GuestEphemeral,
     Row::Join,
@@ -173,8 +184,6 @@ pub(crate) struct Facts {
     pub(crate) told: Option<(&'static str, &'static str)>,
 }
 
-const CLEAN: StopKind = StopKind::Clean { timeout_s: 5 };
-
 impl Row {
     pub(crate) fn facts(self) -> Facts {
         let facts = |before, after, action| Facts { before, after, also: &[], told: Some((action, "web1")) };
@@ -197,15 +206,29 @@ impl Row {
             Row::Limits | Row::LimitsAtOnce => facts("running", "running limited", "instance-updated"),
             Row::LimitsStopped | Row::LimitsAtOnceStopped => facts("stopped", "stopped limited", "instance-updated"),
             Row::Scale => facts("running", "running scaled", "instance-scaled"),
-            // The next daemon lets it go on, so that it may be told of both.
+            Row::BiteFreezes => facts("running", "frozen", "instance-paused"),
+            Row::BiteKills => facts("running", "stopped", "instance-stopped"),
+            // The next daemon may let it go on, so that it may be told of both.
             Row::Sleep => quiet("running", "running asleep"),
             Row::Wake => quiet("running asleep", "running"),
             Row::RemoveNic => facts("running", "running bare", "instance-updated"),
             Row::AddNic => facts("running bare", "running", "instance-updated"),
+            Row::AddWire => facts("running", "running wired", "instance-updated"),
+            Row::StartWired => facts("stopped", "running wired", "instance-started"),
+            Row::RestartWired => {
+                let also = &["stopped"];
+                Facts { also, ..facts("running wired", "running wired again", "instance-restarted") }
+            }
+            Row::RemoveWire => facts("running wired", "running", "instance-updated"),
+            // The other one runs on, without its end.
+            Row::PeerStops => Facts { told: Some(("instance-shutdown", "peer")), ..quiet("running wired", "running") },
+            Row::CreateChain => quiet("running", "running chained"),
+            Row::InsertFunction => quiet("running chained", "running chained filtered"),
+            Row::DeleteChain => quiet("running chained filtered", "running"),
             Row::Nesting => facts("stopped", "stopped nesting", "instance-updated"),
             Row::Delete => facts("stopped", "none", "instance-deleted"),
             Row::GuestReboot => facts("running", "running again", "instance-restarted"),
-            Row::GuestHalt => facts("running", "stopped", "instance-shutdown"),
+            Row::GuestHalt | Row::GuestHaltsAmongOthers => facts("running", "stopped", "instance-shutdown"),
             Row::GuestDies => facts("running", "stopped", "instance-stopped"),
             Row::GuestEphemeral => facts("running", "none", "instance-shutdown"),
             Row::Join => Facts { also: &["stopped bare"], ..facts("none", "running bare joined", "instance-started") },
@@ -257,13 +280,26 @@ impl Row {
 
     /// The guest does it by itself: nobody is promised anything.
     pub(crate) fn is_guests(self) -> bool {
-        let ends = matches!(self, Row::GuestReboot | Row::GuestHalt | Row::GuestDies | Row::GuestEphemeral);
-        ends || matches!(self, Row::OwnerHalts | Row::OwnerReboots | Row::Scale | Row::Sleep | Row::Wake)
+        let halts = matches!(self, Row::GuestHalt | Row::GuestHaltsAmongOthers);
+        let ends = halts || matches!(self, Row::GuestReboot | Row::GuestDies | Row::GuestEphemeral);
+        let bitten = matches!(self, Row::BiteFreezes | Row::BiteKills);
+        ends || bitten || matches!(self, Row::OwnerHalts | Row::OwnerReboots | Row::Scale | Row::Sleep | Row::Wake)
     }
 
     /// It is about the namespaces of web1, which another instance, side, lives in.
     pub(crate) fn is_owners(self) -> bool {
         matches!(self, Row::OwnerStops | Row::OwnerHalts | Row::OwnerReboots)
+    }
+
+    /// It is about a wire between web1 and another instance, peer.
+    pub(crate) fn is_wired(self) -> bool {
+        let made = matches!(self, Row::AddWire | Row::StartWired | Row::RestartWired);
+        made || matches!(self, Row::RemoveWire | Row::PeerStops)
+    }
+
+    /// It is about a chain that ends at web1, and whose function is another instance, peer.
+    pub(crate) fn is_of_chain(self) -> bool {
+        matches!(self, Row::CreateChain | Row::InsertFunction | Row::DeleteChain)
     }
 
     /// It is one operation, which says how it ended.
@@ -274,340 +310,13 @@ impl Row {
     }
 
     /// It is about namespace objects.
-    fn is_of_objects(self) -> bool {
+    pub(crate) fn is_of_objects(self) -> bool {
         let made = matches!(self, Row::CreateUsers | Row::CreateNetwork | Row::AdoptNetwork | Row::ChangeNetwork);
         made || matches!(self, Row::DeleteNetwork | Row::CollectNamespaces)
     }
 
     /// It is about everything: there can be no bystander.
-    fn is_about_all(self) -> bool {
+    pub(crate) fn is_about_all(self) -> bool {
         matches!(self, Row::LaunchUnbuilt | Row::Build | Row::Purge | Row::Halt)
     }
-}
-
-impl Daemon {
-    /// Brings the world to the state before the row, without faults.
-    pub(crate) async fn set_up(&self, row: Row) {
-        if !row.is_about_all() {
-            self.must(self.engine.create(new_instance("other", true), None).await).await;
-        }
-        match row {
-            Row::Join => {}
-            Row::Create | Row::Launch | Row::LaunchUnbuilt | Row::Import | Row::ImportNamed | Row::Build => {}
-            Row::ChangeImage | Row::CreateAlias | Row::ChangeAlias | Row::DeleteAlias | Row::DeleteImage => {
-                let named = matches!(row, Row::ChangeAlias | Row::DeleteAlias | Row::DeleteImage);
-                self.must(self.import(named).await).await;
-            }
-            Row::CreateProfile | Row::CreateUsers | Row::AdoptNetwork | Row::Persist => {}
-            Row::RestartPersisting | Row::DeletePersisting => {
-                self.must(self.engine.create(persisting("web1"), None).await).await;
-                if row == Row::DeletePersisting {
-                    self.must(self.verb(Verb::Stop(CLEAN)).await).await;
-                }
-            }
-            Row::CreateNetwork => self.make_objects(false).await,
-            Row::ChangeNetwork | Row::DeleteNetwork | Row::CollectNamespaces | Row::LiveInObjects => {
-                self.make_objects(true).await;
-            }
-            Row::DeleteProfile => self.engine.create_profile(profile(None)).await.expect("profile"),
-            Row::ChangeProfile => {
-                self.engine.create_profile(profile(None)).await.expect("profile");
-                let profiles = ["default", "mine"].map(|name| name.parse().expect("name"));
-                let new = NewInstance { profiles: Some(profiles.into()), ..new_instance("web1", true) };
-                self.must(self.engine.create(new, None).await).await;
-            }
-            _ => self.set_up_instance(row).await,
-        }
-        self.rest().await;
-        assert_eq!(self.seen(row), row.facts().before, "set up of {row:?}");
-    }
-
-    async fn set_up_instance(&self, row: Row) {
-        let start = !matches!(row.facts().before, "stopped");
-        let ephemeral = matches!(row, Row::StopEphemeral | Row::GuestEphemeral);
-        let new = NewInstance { ephemeral, ..new_instance("web1", start) };
-        self.must(self.engine.create(new, None).await).await;
-        if row.facts().before == "frozen" {
-            self.must(self.verb(Verb::Freeze).await).await;
-        }
-        if row == Row::AddNic {
-            self.must(self.verb(nic(false)).await).await;
-        }
-        if row.is_owners() {
-            let policy = if row == Row::OwnerStops { "stop-with" } else { "require" };
-            self.must(self.engine.create(sidecar("side", "web1", policy), None).await).await;
-        }
-        if row == Row::Scale {
-            self.must(self.verb(key("autoscale.memory", "100MiB..1GiB")).await).await;
-        }
-        if matches!(row, Row::Sleep | Row::Wake) {
-            self.must(self.verb(key("idle.freeze", "1m")).await).await;
-        }
-        if row == Row::Wake {
-            self.host.rest(self.record("web1").expect("web1").id, false);
-            self.rest().await;
-        }
-        if row == Row::Purge {
-            self.make_objects(true).await;
-            self.must(self.engine.create(sidecar("side", "web1", "require"), None).await).await;
-            self.must(self.import(true).await).await;
-        }
-        if row == Row::StopStubborn {
-            let id = self.record("web1").expect("web1").id;
-            self.host.world().stubborn.insert(id);
-        }
-    }
-
-    async fn make_objects(&self, network: bool) {
-        self.engine.create_namespace(lab::object(NamespaceKind::User, "team")).await.expect("users");
-        if network {
-            let blue = engine::NewNamespace { netns: false, ..lab::object(NamespaceKind::Net, "blue") };
-            self.engine.create_namespace(blue).await.expect("a network");
-        }
-    }
-
-    async fn must(&self, accepted: engine::Result<OperationView>) {
-        self.ended(accepted).await.expect("set up");
-    }
-
-    async fn import(&self, named: bool) -> engine::Result<OperationView> {
-        let aliases = if named { vec![("mine".to_owned(), String::new())] } else { Vec::new() };
-        self.engine.import_image("upload".into(), ImageWish { aliases, ..ImageWish::default() }).await
-    }
-
-    async fn verb(&self, verb: Verb) -> engine::Result<OperationView> {
-        self.engine.ask(&ProjectName::default(), "web1", verb, None, Some("root".into())).await
-    }
-
-    /// Does what the row is about. `promise` is the operation that the caller was told of.
-    pub(crate) async fn act(&self, row: Row, promise: &Cell<Option<Uuid>>) -> Result<(), String> {
-        let accepted = match row {
-            Row::Create => self.engine.create(new_instance("web1", false), None).await,
-            Row::Launch | Row::LaunchUnbuilt => self.engine.create(new_instance("web1", true), None).await,
-            Row::Join => self.engine.create(sidecar("web1", "other", "require"), None).await,
-            Row::LiveInObjects => self.engine.create(in_objects("web1"), None).await,
-            Row::Persist => self.engine.create(persisting("web1"), None).await,
-            Row::Start => self.verb(Verb::Start).await,
-            Row::StopClean | Row::StopStubborn | Row::StopFrozen | Row::StopEphemeral | Row::OwnerStops => {
-                self.verb(Verb::Stop(CLEAN)).await
-            }
-            Row::StopForce => self.verb(Verb::Stop(StopKind::Force)).await,
-            Row::RestartClean | Row::RestartFrozen | Row::RestartPersisting => self.verb(Verb::Restart(CLEAN)).await,
-            Row::RestartForce => self.verb(Verb::Restart(StopKind::Force)).await,
-            Row::Freeze => self.verb(Verb::Freeze).await,
-            Row::Thaw => self.verb(Verb::Thaw).await,
-            Row::Limits | Row::LimitsStopped => self.verb(self.limits()).await,
-            Row::RemoveNic => self.verb(nic(false)).await,
-            Row::AddNic => self.verb(nic(true)).await,
-            Row::Nesting => self.verb(key("security.nesting", "true")).await,
-            Row::Delete | Row::DeletePersisting => self.verb(Verb::Delete).await,
-            Row::Import => self.import(false).await,
-            Row::ImportNamed => self.import(true).await,
-            Row::Build => self.engine.build_image("debian", ImageWish::default()).await,
-            Row::DeleteImage => self.engine.delete_image(&UPLOADED.to_string()).await,
-            _ => return self.act_at_once(row).await,
-        };
-        promise.set(accepted.as_ref().ok().map(|view| view.id));
-        self.ended(accepted).await
-    }
-
-    /// Rows that are no operation.
-    async fn act_at_once(&self, row: Row) -> Result<(), String> {
-        let alias =
-            |description: &str| Alias { name: "mine".into(), description: description.into(), target: UPLOADED };
-        let done = match row {
-            Row::ChangeImage => {
-                let properties = [("os".to_owned(), "changed".to_owned())].into();
-                self.engine.change_image(&UPLOADED.to_string(), properties, true).await
-            }
-            Row::CreateAlias => self.engine.create_alias(alias("")).await,
-            Row::ChangeAlias => self.engine.change_alias("mine", None, Some("changed".into())).await,
-            Row::DeleteAlias => self.engine.delete_alias("mine").await,
-            Row::CreateProfile => self.engine.create_profile(profile(None)).await,
-            Row::ChangeProfile => self.engine.change_profile(profile(Some("99")), None).await,
-            Row::DeleteProfile => self.engine.delete_profile(&ProjectName::default(), "mine").await,
-            Row::LimitsAtOnce | Row::LimitsAtOnceStopped => {
-                let config = [("limits.processes".to_owned(), "99".to_owned())].into();
-                let project = ProjectName::default();
-                self.engine.change_limits(&project, "web1", config, None, None).await.map(drop)
-            }
-            Row::CreateUsers => self.engine.create_namespace(lab::object(NamespaceKind::User, "team")).await.map(drop),
-            Row::CreateNetwork => self.engine.create_namespace(lab::object(NamespaceKind::Net, "blue")).await.map(drop),
-            Row::AdoptNetwork => self.engine.create_namespace(lab::adopted("blue", "other")).await.map(drop),
-            Row::ChangeNetwork => {
-                let change = NamespaceChange { netns: Some(true), ..NamespaceChange::default() };
-                self.engine.change_namespace(NamespaceKind::Net, "blue", change, None).await
-            }
-            Row::DeleteNetwork => self.engine.delete_namespace(NamespaceKind::Net, "blue").await,
-            Row::CollectNamespaces => self.engine.collect_namespaces(false).await.map(drop),
-            Row::Repair => self.engine.repair(&*self.host).await.map(drop),
-            Row::Halt => {
-                self.engine.halt().await;
-                Ok(())
-            }
-            Row::Purge => {
-                let failed = self.engine.purge().await;
-                return if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) };
-            }
-            _ => {
-                let id = self.record("web1").ok_or("gone")?.id;
-                if matches!(row, Row::Scale | Row::Sleep | Row::Wake) {
-                    match row {
-                        Row::Scale => self.host.need_memory(id),
-                        _ => self.host.rest(id, row == Row::Wake),
-                    }
-                    self.rest().await;
-                    return Ok(());
-                }
-                let end = match row {
-                    Row::GuestReboot | Row::OwnerReboots => End::Reboot,
-                    Row::GuestDies => End::Signal(11),
-                    _ => End::Halt,
-                };
-                self.host.end_guest(id, end);
-                self.rest().await;
-                Ok(())
-            }
-        };
-        self.engine.rest().await;
-        done.map_err(|error| error.to_string())
-    }
-
-    fn limits(&self) -> Verb {
-        let record = self.record("web1").expect("web1");
-        let mut written = record.wish.written.clone();
-        written.config.insert("limits.processes".into(), "99".into());
-        let profiles = record.wish.profiles.clone();
-        Verb::Update(Box::new(Update { written, profiles, description: String::new(), ephemeral: false }))
-    }
-
-    /// How things are, in the words of [`Row::facts`].
-    pub(crate) fn seen(&self, row: Row) -> String {
-        match row {
-            Row::Import | Row::ImportNamed | Row::ChangeImage | Row::DeleteImage => self.image(UPLOADED),
-            Row::Build => match self.engine.images().iter().any(|image| image.pools.is_empty()) {
-                true => "built".into(),
-                false => self.image(BUILT),
-            },
-            Row::CreateAlias | Row::ChangeAlias | Row::DeleteAlias => match self.engine.alias("mine") {
-                Ok(alias) if alias.description.is_empty() => "mine".into(),
-                Ok(alias) => format!("mine: {}", alias.description),
-                Err(_) => String::new(),
-            },
-            Row::CreateProfile | Row::DeleteProfile => {
-                self.engine.profile(&ProjectName::default(), "mine").map(|p| p.name.to_string()).unwrap_or_default()
-            }
-            Row::ChangeProfile => {
-                let profile = self.engine.profile(&ProjectName::default(), "mine").expect("mine");
-                let wished = profile.written.config.contains_key("limits.processes");
-                let is = self.instance(row, "web1").contains("limited");
-                assert_eq!(wished, is, "the profile and the group of who uses it");
-                format!("mine, {}limited", if is { "" } else { "not " })
-            }
-            Row::Purge => {
-                let world = self.host.world();
-                let left = [
-                    world.roots.len(),
-                    world.boots.len(),
-                    world.images.len(),
-                    world.layers.len(),
-                    world.networks.len(),
-                    world.pins.len(),
-                ];
-                if left == [0; 6] { "nothing".into() } else { "something".into() }
-            }
-            _ if row.is_of_objects() => lab::objects(&self.engine),
-            _ if row.is_owners() => format!("{}, side {}", self.instance(row, "web1"), self.instance(row, "side")),
-            _ => self.instance(row, "web1"),
-        }
-    }
-
-    fn image(&self, fingerprint: Fingerprint) -> String {
-        let Some(image) = self.engine.images().into_iter().find(|i| i.facts.fingerprint == fingerprint) else {
-            return "absent".into();
-        };
-        let named = if self.engine.alias("mine").is_ok() { " named" } else { "" };
-        let changed = if image.properties.get("os").is_some_and(|os| os == "changed") { " changed" } else { "" };
-        format!("there{named}{changed}")
-    }
-
-    fn instance(&self, row: Row, name: &str) -> String {
-        let Ok(view) = self.engine.instance(&ProjectName::default(), name) else { return "none".into() };
-        let mut words = match view.status() {
-            InstanceStatus::Stopped => "stopped",
-            InstanceStatus::Running => "running",
-            InstanceStatus::Frozen => "frozen",
-            InstanceStatus::Starting => "starting",
-            InstanceStatus::Stopping => "stopping",
-            InstanceStatus::Error => "error",
-        }
-        .to_owned();
-        let wish = &view.record.wish;
-        let restarts = [Row::GuestReboot, Row::RestartClean, Row::RestartForce, Row::RestartFrozen, Row::OwnerReboots];
-        let is_restart = restarts.contains(&row) || row == Row::RestartPersisting;
-        let limited = match wish.power.boot().and_then(|boot| view.observed.boots.get(&boot)?.group.as_ref()) {
-            Some(group) => group.settings.get(&Knob::PidsMax) == Some(&Setting::Number(99)),
-            None => wish.written.config.contains_key("limits.processes"),
-        };
-        let group = wish.power.boot().and_then(|boot| view.observed.boots.get(&boot)?.group.as_ref());
-        let high = group.and_then(|group| group.settings.get(&Knob::MemoryHigh));
-        for (holds, word) in [
-            (high == Some(&Setting::Number(125 << 20)), " scaled"),
-            (group.is_some_and(|group| group.frozen && !wish.power.is_frozen()), " asleep"),
-            (limited, " limited"),
-            (wish.nics.is_empty() && name == "web1", " bare"),
-            (row == Row::Join && wish.power.boot().is_some() && !view.record.joined.is_empty(), " joined"),
-            (wish.ids.count == IdMap::NESTING, " nesting"),
-            (name == "web1" && self.host.world().pins.keys().any(|pin| pin.of == view.record.id.0), " persisting"),
-            (is_restart && wish.power.boot().is_some_and(|boot| boot.0 > 1), " again"),
-        ] {
-            words.push_str(if holds { word } else { "" });
-        }
-        words
-    }
-}
-
-/// A new instance in the namespaces of another one.
-fn sidecar(name: &str, owner: &str, policy: &str) -> NewInstance {
-    let keys = [("namespaces.preset", format!("sidecar:{owner}")), ("namespaces.join.policy", policy.to_owned())];
-    let config = keys.map(|(key, value)| (key.to_owned(), value)).into();
-    NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
-}
-
-/// A new instance whose network outlives its boots.
-fn persisting(name: &str) -> NewInstance {
-    let config = [("namespaces.net.persist".to_owned(), "true".to_owned())].into();
-    NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
-}
-
-/// A new instance that lives in the namespace objects.
-fn in_objects(name: &str) -> NewInstance {
-    let keys = [("namespaces.user", "named:team"), ("namespaces.net", "named:blue")];
-    let config = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    NewInstance { written: Written { config, ..Written::default() }, ..new_instance(name, true) }
-}
-
-fn profile(processes: Option<&str>) -> ProfileRecord {
-    let config = processes.map(|n| ("limits.processes".to_owned(), n.to_owned()));
-    ProfileRecord {
-        project: ProjectName::default(),
-        name: "mine".parse().expect("name"),
-        description: String::new(),
-        written: Written { config: config.into_iter().collect(), ..Written::default() },
-    }
-}
-
-fn key(name: &str, value: &str) -> Verb {
-    let written = Written { config: [(name.to_owned(), value.to_owned())].into(), ..Written::default() };
-    Verb::Patch(Box::new(Patch { written, ..Patch::default() }))
-}
-
-/// With the NIC of the profile, or a device of no kind laid over it.
-pub(crate) fn nic(with: bool) -> Verb {
-    let mut written = Written::default();
-    let device: &[(&str, &str)] =
-        if with { &[("type", "nic"), ("name", "eth0"), ("network", "br0")] } else { &[("type", "none")] };
-    let device = device.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    written.devices.insert("eth0".into(), device);
-    Verb::Patch(Box::new(Patch { written, ..Patch::default() }))
 }

@@ -17,8 +17,8 @@ use testkit::model::{Ask, Command, Disturbance, End, INSTANCES, Instance, Outcom
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::acts::nic;
 use crate::lab::{Daemon, new_instance, start};
-use crate::rows::nic;
 use crate::run;
 
 /// Commands of one sequence at most.

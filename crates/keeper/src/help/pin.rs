@@ -15,14 +15,13 @@ use std::process::ExitCode;
 use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
 use runtime::launch::{make_clocks, root};
-use runtime::pin::{NSFS_MAGIC, PinDone, PinOrder, namespace_at};
+use runtime::order::Done as Outcome;
+use runtime::pin::{NSFS_MAGIC, PinOrder, namespace_at};
 use runtime::protocol::{Clocks, Failure};
 use runtime::wire::Field;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::{WaitId, WaitIdOptions};
-
-use super::from_hex;
 
 type Done<T> = Result<T, Failure>;
 
@@ -33,22 +32,7 @@ fn failed(call: &'static str, target: impl Into<String>) -> impl FnOnce(Errno) -
 
 /// Runs the helper.
 pub(crate) fn run(proof: SingleThread, words: &[&str]) -> ExitCode {
-    let Ok(socket) = kernel::process::inherit(3) else { return crate::fail("help pin", "no socket at 3") };
-    let order = match words {
-        [record] => from_hex(record).and_then(|bytes| PinOrder::take(&bytes)),
-        _ => None,
-    };
-    let Some(order) = order else { return crate::fail("help pin", "a PinOrder in hexadecimal digits") };
-    let done = obey(proof, &order);
-    let sent = kernel::scm::send(socket.as_fd(), &told(&done), &[], true);
-    if done.is_ok() && sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// What came of it, as a record.
-fn told(done: &Done<()>) -> Vec<u8> {
-    let mut record = Vec::new();
-    PinDone { failure: done.clone().err(), done: done.is_ok() }.put(&mut record);
-    record
+    super::obey("pin", words, |order| obey(proof, order))
 }
 
 fn obey(proof: SingleThread, order: &PinOrder) -> Done<()> {
@@ -154,7 +138,7 @@ fn make(proof: SingleThread, order: &PinOrder, kind: Namespaces, name: &str) -> 
     match Clone::default().clone3(proof).map_err(failed("clone3", ""))? {
         Side::Child => {
             drop((told, done));
-            let _ = rustix::io::write(&tell, &self::told(&enter(proof, order, kind)));
+            let _ = rustix::io::write(&tell, &super::told(&enter(proof, order, kind)));
             // Until the other end is closed, by what follows or by our parent's death.
             let _ = rustix::io::read(&wait, &mut [0u8; 1]);
             kernel::process::exit(0)
@@ -189,9 +173,9 @@ fn hold(order: &PinOrder, (pid, name): (i32, &str), told: OwnedFd) -> Done<Owned
     // Far more than a failure with its path has.
     let mut record = [0u8; 8192];
     let length = rustix::io::read(&told, &mut record).map_err(failed("read", "the child"))?;
-    match PinDone::take(&record[..length]) {
-        Some(PinDone { done: true, .. }) => {}
-        Some(PinDone { failure: Some(failure), .. }) => return Err(failure),
+    match Outcome::take(&record[..length]) {
+        Some(Outcome { done: true, .. }) => {}
+        Some(Outcome { failure: Some(failure), .. }) => return Err(failure),
         _ => return Err(failed("read", "the child")(Errno::CHILD)),
     }
     if order.id_count > 0 {

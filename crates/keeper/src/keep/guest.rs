@@ -70,6 +70,8 @@ pub(crate) struct Guest {
     /// Not our child: its end is seen, its cause is not.
     pub(crate) adopted: bool,
     pub(crate) let_go: bool,
+    /// It is the first process of its pid namespace: the kernel ends all others there with it.
+    pub(crate) is_first: bool,
 }
 
 impl Guest {
@@ -89,6 +91,7 @@ impl Guest {
             lock: None,
             adopted: false,
             let_go: false,
+            is_first: true,
         })
     }
 
@@ -100,6 +103,7 @@ impl Guest {
         match root::open_process(spec.adopt_pid, spec.adopt_start) {
             Ok(pidfd) => {
                 guest.phase = phase::RUNNING;
+                guest.is_first = root::is_first(spec.adopt_pid);
                 guest.network = open_network(proof, spec.adopt_pid).ok();
                 guest.pidfd = Some(pidfd);
             }
@@ -142,6 +146,7 @@ impl Guest {
         match launch::read(&launch.report)? {
             Report::Prepared { pid, pidfd, netns, netlink, lock } => {
                 self.pid = pid;
+                self.is_first = root::is_first(pid);
                 self.pidfd = Some(pidfd);
                 self.lock = Some(lock);
                 // Init's mounts go on meanwhile: on v1 hosts the first of these writes takes up to 15 ms.

@@ -59,6 +59,8 @@ struct Keep {
     launch_sequence: u32,
     console_told: u64,
     released: bool,
+    /// What the daemon gave us to keep for the next one.
+    held: Option<Vec<OwnedFd>>,
     /// The file that our program was copied from.
     program: String,
 }
@@ -94,7 +96,7 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
         v1_groups: spec.v1_groups.iter().map(PathBuf::from).collect(),
         owner: spec.id_base,
     };
-    let listener = listen(&directory)?;
+    let Some(listener) = listen(&directory, &socket)? else { return Ok(()) };
     let mut keep = Keep {
         proof,
         directory,
@@ -109,9 +111,11 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
         launch_sequence: 0,
         console_told: 0,
         released: false,
+        held: None,
         program: program::own()?,
         spec,
     };
+    keep.watch_orphans();
     keep.write_status();
     keep.tell(0, KeepEvent::Status(keep.status()), &[]);
     keep.serve()
@@ -120,6 +124,7 @@ pub(crate) fn run(proof: SingleThread, spec: KeepSpec, socket: OwnedFd) -> Resul
 /// Goes on after our program was replaced; `state` is what the former program wrote.
 pub(crate) fn resume(proof: SingleThread, state: OwnedFd) -> Result<()> {
     let (mut keep, sequence) = resume::restore(proof, state)?;
+    keep.watch_orphans();
     keep.tell(sequence, KeepEvent::Done(Nothing {}), &[]);
     keep.tell(0, KeepEvent::Status(keep.status()), &[]);
     keep.serve()
@@ -130,7 +135,8 @@ pub(crate) fn rehearse(proof: SingleThread, state: OwnedFd) -> Result<()> {
     resume::restore(proof, state).map(drop)
 }
 
-fn hung_up(socket: &OwnedFd) -> Result<bool> {
+/// The daemon at the other end is gone.
+fn hung_up(socket: &impl AsFd) -> Result<bool> {
     let mut fds = [PollFd::new(socket, PollFlags::empty())];
     rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
     Ok(fds[0].revents().contains(PollFlags::HUP))
@@ -140,19 +146,26 @@ fn pid_of(process: Pid) -> u32 {
     process.as_raw_nonzero().get().unsigned_abs()
 }
 
-/// The socket on which a restarted daemon finds us.
-fn listen(directory: &std::path::Path) -> Result<OwnedFd> {
-    let path = directory.join("control");
-    let _ = std::fs::remove_file(&path);
+/// The socket on which a restarted daemon finds us; `None` when the one that wanted us is gone by now, and its successor has
+/// looked for us in vain.
+fn listen(directory: &std::path::Path, socket: &OwnedFd) -> Result<Option<OwnedFd>> {
     let listener = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?;
-    rustix::net::bind(&listener, &SocketAddrUnix::new(&path)?)?;
+    // Under a name of its own first: the real one may be that of a keeper which was asked for instead of us. No longer than
+    // that, as the length of addresses is limited (unix(7)).
+    let temporary = directory.join(format!(".{:x}", std::process::id()));
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&temporary)?)?;
     rustix::net::listen(&listener, 4)?;
-    Ok(listener)
+    if hung_up(socket)? {
+        let _ = std::fs::remove_file(&temporary);
+        return Ok(None);
+    }
+    rustix::fs::rename(&temporary, directory.join("control"))?;
+    Ok(Some(listener))
 }
 
 impl Keep {
@@ -276,6 +289,7 @@ impl Keep {
             }
             News::Ready => self.tell(sequence, KeepEvent::Ready(Nothing {}), &[]),
             News::Started => {
+                self.watch_orphans();
                 self.write_status();
                 self.tell(sequence, KeepEvent::Started(Nothing {}), &[]);
             }
@@ -285,6 +299,7 @@ impl Keep {
             }
             News::Ended => {
                 self.dismiss_spare();
+                self.end_the_rest();
                 self.write_status();
                 self.tell(0, KeepEvent::Ended(self.status()), &[]);
             }
@@ -315,6 +330,21 @@ impl Keep {
         let Some(session) = self.sessions.get_mut(&number) else { return };
         session.reap();
         session.pump();
+    }
+
+    /// Where init is not the first process, what an exec'd process leaves behind when it ends comes to us.
+    fn watch_orphans(&mut self) {
+        if !self.guest.is_first {
+            self.strays.watch();
+        }
+    }
+
+    /// Where init is not the first process, its end ends nobody else: we do.
+    fn end_the_rest(&self) {
+        if !self.guest.is_first {
+            // A group that is gone has nobody in it.
+            let _ = std::fs::write(self.place.payload.join("cgroup.kill"), "1");
+        }
     }
 
     fn reap_strays(&self) {

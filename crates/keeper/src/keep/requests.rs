@@ -10,7 +10,7 @@ use runtime::protocol::{
     SessionState, Signal, phase,
 };
 
-use super::{Keep, resume, session::Session};
+use super::{Keep, hung_up, resume, session::Session};
 
 /// Sessions without rings, or whose rings are of no use any more, cost little, but not nothing.
 const MAX_SILENT_SESSIONS: usize = 240;
@@ -87,11 +87,26 @@ impl Keep {
                 true => Ok(None),
                 false => Err(Failure::new("sockets", "look", "there is no guest of this keeper's making", Errno::SRCH)),
             },
+            KeepRequest::Hold(_) => {
+                self.held = Some(fds);
+                done
+            }
+            KeepRequest::Held(_) => {
+                let held = self.held.take().ok_or_else(|| Failure::new("held", "look", "nothing", Errno::NODATA))?;
+                let fds: Vec<_> = held.iter().map(AsFd::as_fd).collect();
+                self.tell(sequence, KeepEvent::Done(Nothing {}), &fds);
+                self.held = Some(held);
+                Ok(None)
+            }
             KeepRequest::Attach(which) => self.attach(sequence, which.session).map(|()| None),
         }
     }
 
     fn prepare(&mut self, sequence: u32, spec: &LaunchSpec) -> Result<(), Failure> {
+        // Its successor asks again. Should it have looked for us before we could be found, it expects no guest of ours.
+        if self.peer.as_ref().is_none_or(|peer| hung_up(&peer.socket).unwrap_or(true)) {
+            return Err(Failure::new("prepare", "poll", "the daemon that asked is gone", Errno::PIPE));
+        }
         self.guest.prepare(self.proof, spec)?;
         self.launch_sequence = sequence;
         self.place = Place {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kernel::Errno;
 use kernel::process::SingleThread;
 use runtime::exec::Place;
+use runtime::launch::root;
 use runtime::program;
 use runtime::protocol::{CONSOLE_RING, Failure, KeepSpec, SESSION_RING, StreamState, phase};
 use runtime::record;
@@ -72,6 +73,8 @@ record! {
         19 => netns: u32,
         20 => netlink: u32,
         21 => lock: u32,
+        22 => holds: bool,
+        23 => held: Vec<u32>,
     }
 }
 
@@ -97,6 +100,7 @@ fn descriptors(keep: &Keep) -> Vec<BorrowedFd<'_>> {
     list.extend(keep.guest.console.as_ref().map(|c| c.master.as_fd()));
     list.extend(keep.guest.network.iter().flat_map(|n| [n.0.as_fd(), n.1.as_fd()]));
     list.extend(keep.guest.lock.as_ref().map(AsFd::as_fd));
+    list.extend(keep.held.iter().flatten().map(AsFd::as_fd));
     for session in keep.sessions.values() {
         list.extend([&session.pidfd, &session.terminal, &session.input].into_iter().flatten().map(AsFd::as_fd));
         for stream in [&session.stdout, &session.stderr].into_iter().flatten() {
@@ -135,6 +139,8 @@ fn save(keep: &Keep, sequence: u32) -> Saved {
         netns: number(keep.guest.network.as_ref().map(|n| &n.0)),
         netlink: number(keep.guest.network.as_ref().map(|n| &n.1)),
         lock: number(keep.guest.lock.as_ref()),
+        holds: keep.held.is_some(),
+        held: keep.held.iter().flatten().map(|fd| number(Some(fd))).collect(),
     }
 }
 
@@ -184,6 +190,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<(K
     guest.phase = saved.phase;
     guest.let_go = saved.phase == phase::RUNNING;
     guest.pid = saved.pid;
+    guest.is_first = guest.phase != phase::RUNNING || root::is_first(saved.pid);
     guest.end = saved.end;
     guest.code = saved.code;
     guest.adopted = saved.adopted;
@@ -197,6 +204,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<(K
     for session in saved.sessions {
         sessions.insert(session.number, restore_session(session)?);
     }
+    let held = saved.held.into_iter().map(need).collect::<kernel::Result<Vec<OwnedFd>>>()?;
     let keep = Keep {
         proof,
         directory: PathBuf::from(&saved.spec.directory),
@@ -216,6 +224,7 @@ pub(super) fn restore(proof: SingleThread, memory: OwnedFd) -> kernel::Result<(K
         launch_sequence: 0,
         console_told: 0,
         released: false,
+        held: saved.holds.then_some(held),
         program: program::own()?,
     };
     Ok((keep, saved.sequence))

@@ -1,5 +1,6 @@
 //! Children that nobody waits for: a stage that gave up, and what a stage made of which it could not tell any more, as it was
-//! killed between the making of an exec's process and its report.
+//! killed between the making of an exec's process and its report. And where the guest's init is not the first process of its
+//! pid namespace, what exec'd processes leave behind.
 //!
 //! Such a process is our child and in the guest's pid namespace. Until we have waited for it, the kernel does not let the
 //! guest's init end, however often it is killed (pid_namespaces(7)).
@@ -20,6 +21,11 @@ impl Strays {
     pub(crate) fn expect(&mut self, leaf: &Path) {
         // A group that is gone has nobody in it.
         let _ = std::fs::write(leaf.join("cgroup.kill"), "1");
+        self.watch();
+    }
+
+    /// From here on there may be some.
+    pub(crate) fn watch(&mut self) {
         if self.deaths.is_none() {
             self.deaths = kernel::signal::descriptor(&[Signal::CHILD]).ok();
         }

@@ -21,7 +21,7 @@ const ON_LINK: u32 = 4;
 /// The loopback link is the first of every network namespace.
 const LOOPBACK: u32 = 1;
 /// A guest may make links and addresses without end; somebody who looks at its state wants no more than so many.
-const MOST_LINKS: usize = 256;
+pub(super) const MOST_LINKS: usize = 256;
 const MOST_ADDRESSES: usize = 1024;
 
 /// A link with its addresses.
@@ -35,7 +35,8 @@ pub struct LinkState {
 
 /// Gives the guest's end of a NIC its addresses and default routes and brings it and loopback up.
 ///
-/// What is there already stays. The guest may change all of it later; it is its own.
+/// What is there already stays. The guest may change all of it later; it is its own. When this returns, and the other
+/// end was up before, the link carries frames.
 pub fn configure_guest(socket: &mut Socket, nic: &NicSpec) -> Result<()> {
     let name: LinkName = nic.guest_name.parse()?;
     let link = super::find(socket, &name)?.ok_or_else(|| Error::NoLink { name: name.to_string() })?;
@@ -51,7 +52,17 @@ pub fn configure_guest(socket: &mut Socket, nic: &NicSpec) -> Result<()> {
     if let Some(gateway) = nic.gateway6 {
         default_route(&mut batch, link.index, gateway.into(), nic.ipv6);
     }
-    socket.run(batch)
+    // See `settle`.
+    super::ask_for(&mut batch, &name);
+    socket.ask(batch, |_| {})
+}
+
+/// Makes the kernel take note of a link that has just got its carrier; done when there is no such link.
+///
+/// Until it has taken note, each frame to the link is dropped, and on a busy host that lasts. Since Linux 6.8 it does so
+/// before it answers a question about the link; an older one does it within a few milliseconds of its own.
+pub fn settle(socket: &mut Socket, name: &LinkName) -> Result<()> {
+    super::find(socket, name).map(drop)
 }
 
 /// The links with their addresses and counters, by one dump each; at most 256 links and 1,024 addresses.

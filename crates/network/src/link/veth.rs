@@ -10,16 +10,18 @@ use crate::netlink::{Batch, CREATE, EXCLUSIVE, REPLACE, Socket, Writer};
 use crate::{Error, Result};
 
 // From linux/if_link.h, linux/veth.h and linux/neighbour.h.
-const NETNS_FD: u16 = 28;
+pub(super) const NETNS_FD: u16 = 28;
 const TX_QUEUES: u16 = 31;
 const RX_QUEUES: u16 = 32;
-const VETH_PEER: u16 = 1;
+pub(super) const VETH_PEER: u16 = 1;
 const PORT_KIND: u16 = 4;
 const PORT_DATA: u16 = 5;
 const PORT_HAIRPIN: u16 = 4;
 const PORT_LEARNING: u16 = 8;
 const PORT_UNICAST_FLOOD: u16 = 9;
 const PORT_ISOLATED: u16 = 33;
+/// A link with this master is a port of no bridge.
+const NO_MASTER: u32 = 0;
 const NEW_NEIGHBOUR: u16 = 28;
 const NEIGHBOUR_MAC: u16 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -36,8 +38,8 @@ pub struct VethSpec<'a> {
     pub host_name: LinkName,
     /// What tells that the host's end is ours.
     pub alias: Alias,
-    /// Index of the bridge.
-    pub bridge: u32,
+    /// Index of the bridge; none for a link that is no port of one.
+    pub bridge: Option<u32>,
     /// The guest's network namespace.
     pub guest_netns: BorrowedFd<'a>,
     /// Name of the guest's end.
@@ -102,7 +104,7 @@ fn create(batch: &mut Batch, spec: &VethSpec<'_>) {
 
 /// One queue each way: the kernel would otherwise reserve one per possible CPU, with a directory in sysfs each, and use
 /// only the first.
-fn end(writer: &mut Writer<'_>, name: &LinkName, mtu: u32) {
+pub(super) fn end(writer: &mut Writer<'_>, name: &LinkName, mtu: u32) {
     writer.text(IFNAME, name.as_str()).u32(MTU, mtu).u32(TX_QUEUES, 1).u32(RX_QUEUES, 1);
 }
 
@@ -111,7 +113,14 @@ fn connect(batch: &mut Batch, spec: &VethSpec<'_>, index: u32) {
     batch
         .request("connect link", NEW_LINK, 0, &super::header(index, 0))
         .text(ALIAS, spec.alias.as_str())
-        .u32(MASTER, spec.bridge);
+        .u32(MASTER, spec.bridge.unwrap_or(NO_MASTER));
+    if spec.bridge.is_some() {
+        as_port(batch, spec, index);
+    }
+    batch.request("bring up link", NEW_LINK, 0, &super::header(index, IFF_UP));
+}
+
+fn as_port(batch: &mut Batch, spec: &VethSpec<'_>, index: u32) {
     batch.request("set up the bridge port of link", NEW_LINK, 0, &super::header(index, 0)).nest(LINK_INFO, |info| {
         info.text(PORT_KIND, "bridge").nest(PORT_DATA, |port| {
             port.u8(PORT_HAIRPIN, 0)
@@ -129,5 +138,4 @@ fn connect(batch: &mut Batch, spec: &VethSpec<'_>, index: u32) {
     batch
         .request("fix the hardware address behind link", NEW_NEIGHBOUR, CREATE | REPLACE, &neighbour)
         .bytes(NEIGHBOUR_MAC, &spec.mac.0);
-    batch.request("bring up link", NEW_LINK, 0, &super::header(index, IFF_UP));
 }

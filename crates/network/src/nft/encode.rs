@@ -2,7 +2,8 @@
 
 use super::TableName;
 use super::elements::{Element, Part, Set};
-use super::rules::{self, Chain, Load, Match, Rule, Verdict};
+use super::rules::{self, Chain, Hook, Load, Match, Rule, Verdict};
+use crate::link::LinkName;
 use crate::netlink::{APPEND, Batch, CREATE, Writer};
 
 /// Netfilter requests are split among subsystems; this is the number of nf_tables.
@@ -11,7 +12,7 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
-const NEW_CHAIN: u16 = 3;
+pub(super) const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
@@ -19,15 +20,16 @@ const DELETE_ELEMENT: u16 = 14;
 
 const TABLE_NAME: u16 = 1;
 pub(super) const TABLE_USER_DATA: u16 = 6;
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
+const HOOK_DEVICE: u16 = 3;
+pub(super) const RULE_TABLE: u16 = 1;
+pub(super) const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
@@ -53,6 +55,10 @@ const EXPRESSION_DATA: u16 = 2;
 /// The first general register; the kernel has 16 of four bytes each.
 const REGISTER: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
+/// What becomes of packets that reach the end of a chain.
+const ACCEPT: u32 = 1;
+pub(super) const DROP: u32 = 0;
+
 /// So many elements go into one message: an attribute holds 64 KiB, an element takes 48 bytes at most.
 const ELEMENTS_PER_MESSAGE: usize = 1000;
 
@@ -65,17 +71,22 @@ const KEPT_MS: u64 = 60_000;
 pub(super) enum Family {
     /// Routed IPv4 and IPv6.
     Inet = 1,
+    /// Frames as they come in by a link.
+    Netdev = 5,
     /// Frames on bridges.
     Bridge = 7,
 }
 
 impl Family {
+    /// Those with fixed chains.
     pub(super) const ALL: [Family; 2] = [Family::Inet, Family::Bridge];
 
     pub(super) fn chains(self) -> Vec<Chain> {
         match self {
             Family::Inet => rules::routed(),
             Family::Bridge => rules::bridged(),
+            // A chain for each link that is patched: `patch.rs`.
+            Family::Netdev => Vec::new(),
         }
     }
 
@@ -119,7 +130,7 @@ pub(super) fn delete_table(batch: &mut Batch, act: &'static str, family: Family,
     batch.request(act, kind(DELETE_TABLE), 0, &header(family as u8)).text(TABLE_NAME, table.as_str());
 }
 
-fn new_table<'b>(batch: &'b mut Batch, family: Family, table: &TableName) -> Writer<'b> {
+pub(super) fn new_table<'b>(batch: &'b mut Batch, family: Family, table: &TableName) -> Writer<'b> {
     let mut writer = batch.request("create table", kind(NEW_TABLE), CREATE, &header(family as u8));
     writer.text(TABLE_NAME, table.as_str());
     writer
@@ -134,7 +145,8 @@ pub(super) fn make(batch: &mut Batch, table: &TableName) {
         }
         let chains = family.chains();
         for chain in &chains {
-            new_chain(batch, family, table, chain);
+            let base = chain.hook.map(|hook| Base { hook, link: None, policy: ACCEPT });
+            new_chain(batch, family, table, chain.name, base);
         }
         for chain in &chains {
             for rule in &chain.rules {
@@ -171,20 +183,31 @@ fn new_set(batch: &mut Batch, table: &TableName, set: Set) {
     }
 }
 
-fn new_chain(batch: &mut Batch, family: Family, table: &TableName, chain: &Chain) {
+/// Where a chain hangs, and what becomes of packets that reach its end.
+pub(super) struct Base<'a> {
+    pub(super) hook: Hook,
+    /// The one link whose packets come along it, where there is one.
+    pub(super) link: Option<&'a LinkName>,
+    pub(super) policy: u32,
+}
+
+pub(super) fn new_chain(batch: &mut Batch, family: Family, table: &TableName, name: &str, base: Option<Base<'_>>) {
     let mut writer = batch.request("create a chain of table", kind(NEW_CHAIN), CREATE, &header(family as u8));
-    writer.text(CHAIN_TABLE, table.as_str()).text(CHAIN_NAME, chain.name);
-    if let Some(hook) = chain.hook {
+    writer.text(CHAIN_TABLE, table.as_str()).text(CHAIN_NAME, name);
+    if let Some(Base { hook, link, policy }) = base {
         writer
             .nest(CHAIN_HOOK, |inner| {
                 inner.be32(HOOK_NUMBER, hook.number).be32(HOOK_PRIORITY, hook.priority as u32);
+                if let Some(link) = link {
+                    inner.text(HOOK_DEVICE, link.as_str());
+                }
             })
-            .be32(CHAIN_POLICY, 1 /* accept */)
+            .be32(CHAIN_POLICY, policy)
             .text(CHAIN_TYPE, hook.kind);
     }
 }
 
-fn new_rule(batch: &mut Batch, family: Family, table: &TableName, chain: &str, rule: &Rule) {
+pub(super) fn new_rule(batch: &mut Batch, family: Family, table: &TableName, chain: &str, rule: &Rule) {
     batch
         .request("create a rule of table", kind(NEW_RULE), CREATE | APPEND, &header(family as u8))
         .text(RULE_TABLE, table.as_str())
@@ -323,6 +346,12 @@ fn verdict(list: &mut Writer<'_>, verdict: Verdict) {
         Verdict::Jump(chain) => (-3_i32 as u32, Some(chain)),
         Verdict::Goto(chain) => (-4_i32 as u32, Some(chain)),
         Verdict::Masquerade => return expression(list, "masq", |_| {}),
+        Verdict::Forward(link) => {
+            expression(list, "immediate", |data| {
+                data.be32(1, REGISTER).nest(2, |inner| _ = inner.bytes(DATA_VALUE, &link.to_ne_bytes()));
+            });
+            return expression(list, "fwd", |data| _ = data.be32(1, REGISTER));
+        }
     };
     expression(list, "immediate", |data| {
         data.be32(1, VERDICT_REGISTER).nest(2, |inner| {

@@ -100,7 +100,7 @@ fn has_revision(socket: &mut Socket, family: Family, table: &TableName) -> Resul
 }
 
 /// How many rules each chain has.
-fn rules(socket: &mut Socket, family: Family, table: &TableName) -> Result<BTreeMap<String, usize>> {
+pub(super) fn rules(socket: &mut Socket, family: Family, table: &TableName) -> Result<BTreeMap<String, usize>> {
     let request = || {
         let mut batch = Batch::about(table.as_str());
         let mut writer = batch.request("list the rules of table", kind(GET_RULE), 0, &header(family as u8));

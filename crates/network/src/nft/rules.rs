@@ -1,5 +1,7 @@
 //! The rules, as data. Read this file to know what the firewall does.
 
+use model::Mac;
+
 use super::elements::Set;
 
 /// Where the kernel loads a value from, and how many bytes it has.
@@ -109,6 +111,8 @@ pub(super) enum Verdict {
     Goto(&'static str),
     /// Give it the address of the interface that it leaves by.
     Masquerade,
+    /// Send it out by the interface of this index.
+    Forward(u32),
 }
 
 /// One rule.
@@ -179,6 +183,16 @@ fn always(verdict: Verdict) -> Rule {
 
 fn icmpv6(kind: u8) -> When {
     when().having(PROTOCOL, ICMPV6).having(ICMP_TYPE, &[kind])
+}
+
+/// Frames that come from another hardware address are thrown away.
+pub(super) fn unless_from(mac: Mac) -> Rule {
+    when().not_having(ETHER_FROM, &mac.0).then(Verdict::Drop)
+}
+
+/// All frames leave by the link of this index.
+pub(super) fn forward(link: u32) -> Rule {
+    always(Verdict::Forward(link))
 }
 
 /// A chain that other chains lead to.

@@ -9,7 +9,7 @@ pub mod served;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kernel::packet;
 use kernel::seccomp::Instruction;
@@ -153,18 +153,8 @@ impl Host {
         let spec = veth_spec(n, self.bridge, space.netns());
         let index = link::attach_veth(&mut self.socket, &spec).expect("a veth");
         link::configure_guest(&mut space.route(), &nic).expect("addresses");
-        await_running(&mut self.socket, &host_name(n));
-        await_running(&mut space.route(), &name("eth0"));
+        link::settle(&mut self.socket, &host_name(n)).expect("a look");
         Guest { space, nic, host_name: host_name(n), index }
-    }
-}
-
-/// Waits until the kernel has taken note that both ends of a pair are up.
-pub fn await_running(socket: &mut Socket, name: &link::LinkName) {
-    let deadline = Instant::now() + PATIENCE;
-    while !link::find(socket, name).expect("a look").expect("a link").running {
-        assert!(Instant::now() < deadline, "{name} never came up");
-        std::thread::yield_now();
     }
 }
 
@@ -236,7 +226,7 @@ pub fn nic(n: u8) -> NicSpec {
     NicSpec {
         device: "eth0".parse().expect("name"),
         guest_name: "eth0".to_owned(),
-        network: "tstbr0".parse().expect("name"),
+        plug: model::Plug::Network("tstbr0".parse().expect("name")),
         mac: mac(n),
         mtu: None,
         ipv4: Some(cidr(&format!("10.9.1.{n}/24"))),
@@ -244,6 +234,7 @@ pub fn nic(n: u8) -> NicSpec {
         gateway4: Some("10.9.1.1".parse().expect("address")),
         gateway6: Some("fd00:9:1::1".parse().expect("address")),
         spoofing: false,
+        limits: model::NicLimits::default(),
     }
 }
 
@@ -251,7 +242,7 @@ pub fn veth_spec(n: u8, bridge: u32, netns: BorrowedFd<'_>) -> VethSpec<'_> {
     VethSpec {
         host_name: host_name(n),
         alias: format!("test guest {n}").parse().expect("alias"),
-        bridge,
+        bridge: Some(bridge),
         guest_netns: netns,
         guest_name: name("eth0"),
         mac: mac(n),

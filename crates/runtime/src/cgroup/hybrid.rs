@@ -5,9 +5,12 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use model::{BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting, V1Hierarchy};
+use model::knob::{DEFAULT_SHARES, V1_RATES, shares};
+use model::scale::Trigger;
+use model::{Bites, BlockDevice, DiskRates, GroupUsage, Hits, Knob, Setting, V1Hierarchy};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::devices;
 use super::gauges::keyed;
 use super::need::Notice;
 use super::unified::{Unified, disk_number};
@@ -26,9 +29,6 @@ struct Hierarchy {
     controllers: Vec<String>,
 }
 
-/// `cpu.shares` of a group with cgroup2's default weight of 100.
-const DEFAULT_SHARES: u64 = 1024;
-
 impl Hybrid {
     pub(super) fn new(v1: &[V1Hierarchy], base: &str, second: Unified) -> Hybrid {
         let hierarchies = v1
@@ -44,37 +44,9 @@ impl Hybrid {
 
     /// The group's directory in the hierarchy that has the knob; `None` when that is cgroup2.
     fn directory(&self, group: &str, knob: Knob) -> Option<PathBuf> {
-        let (controller, _) = v1_name(knob)?;
+        let (controller, _) = knob.v1()?;
         self.with(controller).map(|h| h.base.join(group))
     }
-}
-
-/// The controller of v1 that has a knob, and the file that tells whether this kernel does.
-fn v1_name(knob: Knob) -> Option<(&'static str, &'static str)> {
-    Some(match knob {
-        // Not quite the same: it slows nobody down, but says whose memory is taken first.
-        Knob::MemoryHigh => ("memory", "memory.soft_limit_in_bytes"),
-        Knob::MemoryMax => ("memory", "memory.limit_in_bytes"),
-        // Memory and swap together.
-        Knob::MemorySwapMax => ("memory", "memory.memsw.limit_in_bytes"),
-        Knob::CpuMax => ("cpu", "cpu.cfs_quota_us"),
-        Knob::CpuMaxBurst => ("cpu", "cpu.cfs_burst_us"),
-        Knob::CpuIdle => ("cpu", "cpu.idle"),
-        Knob::CpuWeight => ("cpu", "cpu.shares"),
-        Knob::CpuUclampMin => ("cpu", "cpu.uclamp.min"),
-        Knob::CpuUclampMax => ("cpu", "cpu.uclamp.max"),
-        Knob::CpusetCpus => ("cpuset", "cpuset.cpus"),
-        Knob::PidsMax => ("pids", "pids.max"),
-        Knob::IoMax => ("blkio", "blkio.throttle.read_bps_device"),
-        Knob::IoWeight => ("blkio", "blkio.bfq.weight"),
-        Knob::Hugetlb64KBMax => ("hugetlb", "hugetlb.64KB.limit_in_bytes"),
-        Knob::Hugetlb1MBMax => ("hugetlb", "hugetlb.1MB.limit_in_bytes"),
-        Knob::Hugetlb2MBMax => ("hugetlb", "hugetlb.2MB.limit_in_bytes"),
-        Knob::Hugetlb1GBMax => ("hugetlb", "hugetlb.1GB.limit_in_bytes"),
-        Knob::MemoryMin | Knob::MemoryLow | Knob::MemoryZswapMax | Knob::MemoryOomGroup | Knob::IoLatency => {
-            return None;
-        }
-    })
 }
 
 /// A new cpuset group has no CPU and no memory node, and takes no process: copy the parent's.
@@ -124,20 +96,25 @@ impl Controllers for Hybrid {
     fn knobs(&self) -> BTreeSet<Knob> {
         // Groups below the base have what one has that is made there; the root lacks some.
         let has = |knob: &Knob| {
-            let file = v1_name(*knob).map(|(_, file)| file);
-            self.directory("", *knob).zip(file).is_some_and(|(directory, file)| directory.join(file).exists())
+            let file = knob.v1().map(|(_, file)| file);
+            let directory = self.directory("", *knob);
+            if *knob == Knob::Devices {
+                return directory.is_some_and(|directory| devices::is_unrestricted(&directory));
+            }
+            directory.zip(file).is_some_and(|(directory, file)| directory.join(file).exists())
         };
         let second = self.second.knobs().into_iter().filter(|knob| self.directory("", *knob).is_none());
         Knob::ALL.into_iter().filter(has).chain(second).collect()
     }
 
     fn write(&self, group: &str, knob: Knob, setting: &Setting) -> Result<PathBuf, Error> {
-        let Some((directory, (_, file))) = self.directory(group, knob).zip(v1_name(knob)) else {
+        let Some((directory, (_, file))) = self.directory(group, knob).zip(knob.v1()) else {
             return self.second.write(group, knob, setting);
         };
         let path = directory.join(file);
         let put = |file: &str, text: &str| write(&directory.join(file), text);
         match (knob, setting) {
+            (Knob::Devices, setting) => devices::put_list(&directory, setting)?,
             (Knob::MemoryMax, setting) => put_memory(&directory, setting)?,
             (Knob::MemorySwapMax, setting) => put_swap(&directory, setting)?,
             (Knob::CpuMax, Setting::Quota(quota, period)) => {
@@ -160,9 +137,12 @@ impl Controllers for Hybrid {
     }
 
     fn read(&self, group: &str, knob: Knob) -> Result<Setting, Error> {
-        let Some((directory, (_, file))) = self.directory(group, knob).zip(v1_name(knob)) else {
+        let Some((directory, (_, file))) = self.directory(group, knob).zip(knob.v1()) else {
             return self.second.read(group, knob);
         };
+        if knob == Knob::Devices {
+            return devices::listed(&directory);
+        }
         let text = read(&directory.join(file))?;
         let number = text.parse::<u64>().ok();
         let or_unlimited = |value: Option<u64>| value.map_or(Setting::Unlimited, Setting::Number);
@@ -195,6 +175,8 @@ impl Controllers for Hybrid {
             |controller: &str, name: &str| self.with(controller).map_or(0, |h| number(&h.base.join(group).join(name)));
         GroupUsage {
             cpu_ns: file("cpuacct", "cpuacct.usage"),
+            cpu_user_ns: file("cpuacct", "cpuacct.usage_user"),
+            cpu_system_ns: file("cpuacct", "cpuacct.usage_sys"),
             memory_bytes: file("memory", "memory.usage_in_bytes"),
             memory_peak_bytes: file("memory", "memory.max_usage_in_bytes"),
             swap_bytes: 0,
@@ -217,8 +199,19 @@ impl Controllers for Hybrid {
         }
     }
 
+    fn bites(&self, group: &str) -> Bites {
+        // Guests make no groups in v1.
+        let hits = self.hits(group);
+        Bites { cpu: hits.cpu_throttled, memory: hits.oom_kills, pids: hits.processes }
+    }
+
+    fn hit_files(&self, group: &str) -> Vec<PathBuf> {
+        // Of memory nothing is told but that it ran out.
+        self.with("pids").map(|h| h.base.join(group).join("pids.events")).into_iter().collect()
+    }
+
     fn file(&self, group: &str, knob: Knob) -> PathBuf {
-        match self.directory(group, knob).zip(v1_name(knob)) {
+        match self.directory(group, knob).zip(knob.v1()) {
             Some((directory, (_, file))) => directory.join(file),
             None => self.second.file(group, knob),
         }
@@ -233,8 +226,8 @@ impl Controllers for Hybrid {
         register(&hierarchy.base.join(group), "memory.oom_control", notices, "")
     }
 
-    fn memory_need(&self, group: &str, level: u64) -> Result<Notice, Error> {
-        let Some(hierarchy) = self.with("memory") else { return self.second.memory_need(group, level) };
+    fn memory_need(&self, group: &str, level: u64, when: Trigger) -> Result<Notice, Error> {
+        let Some(hierarchy) = self.with("memory") else { return self.second.memory_need(group, level, when) };
         // The soft ceiling of v1 holds nobody back, so nobody would wait: what tells is the use of more.
         let group = hierarchy.base.join(group);
         let notice = self.oom_notices().map_err(|errno| failed("watch", &group)(errno.into()))?;
@@ -332,21 +325,13 @@ fn put_swap(directory: &Path, setting: &Setting) -> Result<(), Error> {
     write(&path, &text)
 }
 
-/// The files of v1 for what is one line of `io.max`.
-const RATES: [&str; 4] = [
-    "blkio.throttle.read_bps_device",
-    "blkio.throttle.write_bps_device",
-    "blkio.throttle.read_iops_device",
-    "blkio.throttle.write_iops_device",
-];
-
 fn put_rates(directory: &Path, setting: &Setting) -> Result<(), Error> {
     let (disk, wanted) = match setting {
         Setting::Disk(disk, rates) => (Some(*disk), *rates),
         _ => (None, DiskRates::default()),
     };
     let wanted = [wanted.read_bytes, wanted.write_bytes, wanted.read_ops, wanted.write_ops];
-    for (file, rate) in RATES.iter().zip(wanted) {
+    for (file, rate) in V1_RATES.iter().zip(wanted) {
         let path = directory.join(file);
         // Other disks, and this one where it is to have no rate, are let go: 0 takes a line away.
         for other in read(&path)?.lines().filter_map(rate_line).map(|(other, _)| other) {
@@ -363,7 +348,7 @@ fn put_rates(directory: &Path, setting: &Setting) -> Result<(), Error> {
 
 fn rates(directory: &Path) -> Result<Setting, Error> {
     let mut found = [None; 4];
-    for (slot, file) in found.iter_mut().zip(RATES) {
+    for (slot, file) in found.iter_mut().zip(V1_RATES) {
         *slot = read(&directory.join(file))?.lines().find_map(rate_line);
     }
     let Some(disk) = found.iter().flatten().next().map(|(disk, _)| *disk) else { return Ok(Setting::Unlimited) };
@@ -375,11 +360,6 @@ fn rates(directory: &Path) -> Result<Setting, Error> {
 fn rate_line(line: &str) -> Option<(BlockDevice, u64)> {
     let (disk, rate) = line.split_once(' ')?;
     Some((disk_number(disk)?, rate.trim().parse().ok()?))
-}
-
-/// `cpu.shares` for a cgroup2 weight; both count from 1 and are linear.
-fn shares(weight: u64) -> u64 {
-    (weight * DEFAULT_SHARES / 100).max(2)
 }
 
 /// The cgroup2 weight whose [`shares`] these are.

@@ -11,10 +11,14 @@
 //!
 //! A group is never used again after it was killed: on Linux 6.18 a clone into it would die at once.
 
+mod devices;
 mod gauges;
 mod hybrid;
 mod layout;
 mod need;
+mod partition;
+mod programs;
+mod traffic;
 mod turn;
 mod unified;
 
@@ -26,8 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use model::{Boot, CgroupLayout, Gauges, GroupUsage, Hits, Knob, KnobChange, Setting, Settings};
+use model::scale::Trigger;
+use model::{Bites, Boot, CgroupLayout, Gauges, GroupUsage, Hits, Knob, KnobChange, Scarce, Setting, Settings};
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify::{self, WatchFlags};
 
 pub use layout::{LayoutError, find as find_layout};
 pub use need::Notice;
@@ -56,7 +62,7 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     fn prepare(&self) -> Result<(), Error>;
     /// Makes what a boot's group needs beside its cgroup2 directory; false when some of it was there.
     fn create(&self, group: &str) -> Result<bool, Error>;
-    /// Removes that again, except what is gone already.
+    /// Removes that again, except what is gone already, before that directory goes.
     fn remove(&self, group: &str) -> Result<(), Error>;
     /// Which knobs the kernel has.
     fn knobs(&self) -> BTreeSet<Knob>;
@@ -70,6 +76,10 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     fn usage(&self, group: &str) -> GroupUsage;
     /// How often a group's limits were met.
     fn hits(&self, group: &str) -> Hits;
+    /// How often limits of a group itself were met at which something else may follow.
+    fn bites(&self, group: &str) -> Bites;
+    /// Files that the kernel says were modified when a limit was met.
+    fn hit_files(&self, group: &str) -> Vec<PathBuf>;
     /// The file that a knob is turned by.
     fn file(&self, group: &str, knob: Knob) -> PathBuf;
     /// A descriptor that can be read when memory ran out in a watched group. One serves all.
@@ -77,7 +87,7 @@ trait Controllers: Send + Sync + std::fmt::Debug {
     /// Has it be readable for a group, until that is gone.
     fn watch_oom(&self, group: &str, notices: &OwnedFd) -> Result<(), Error>;
     /// Tells when a group whose level of memory is so many bytes needs more.
-    fn memory_need(&self, group: &str, level: u64) -> Result<Notice, Error>;
+    fn memory_need(&self, group: &str, level: u64, when: Trigger) -> Result<Notice, Error>;
     /// Whether that is told of use that no ceiling of the group's stands in the way of.
     fn tells_of_use(&self) -> bool;
     /// Takes memory that can be spared until so many bytes are used at most, as far as it goes. Kills nobody.
@@ -226,8 +236,8 @@ impl Groups {
         if name.is_empty() || name.contains('/') || name.starts_with('.') || name.parse::<Boot>().is_ok() {
             return Ok(());
         }
-        remove_tree(&self.base.join(name))?;
-        self.controllers.remove(name)
+        self.controllers.remove(name)?;
+        remove_tree(&self.base.join(name))
     }
 
     /// Whether all of a boot's group was made: its last act was to give the payload's last file away.
@@ -273,9 +283,9 @@ impl Groups {
         let group = self.directory(boot);
         if group.exists() {
             wait_for_event(&group, "populated 0", Duration::from_secs(5))?;
-            remove_tree(&group)?;
         }
-        self.controllers.remove(&boot.to_string())
+        self.controllers.remove(&boot.to_string())?;
+        remove_tree(&group)
     }
 
     /// What the processes of a boot use; 0 for what the kernel does not count.
@@ -298,9 +308,20 @@ impl Groups {
         self.controllers.hits(&boot.to_string())
     }
 
+    /// How often a boot met limits at which something else may follow.
+    pub fn bites(&self, boot: Boot) -> Bites {
+        self.controllers.bites(&boot.to_string())
+    }
+
     /// The file that a knob of a boot is turned by.
     pub fn file(&self, boot: Boot, knob: Knob) -> PathBuf {
         self.controllers.file(&boot.to_string(), knob)
+    }
+
+    /// Has an inotify descriptor tell when a boot meets those of its limits that the kernel tells of; the numbers by which.
+    pub fn watch_hits(&self, boot: Boot, notices: &OwnedFd) -> Vec<i32> {
+        let files = self.controllers.hit_files(&boot.to_string());
+        files.iter().filter_map(|path| inotify::add_watch(notices, path, WatchFlags::MODIFY).ok()).collect()
     }
 
     /// A descriptor that can be read when memory ran out in a boot that is watched. One serves all of them.
@@ -314,8 +335,8 @@ impl Groups {
     }
 
     /// Tells when a boot whose level of memory is so many bytes needs more.
-    pub fn memory_need(&self, boot: Boot, level: u64) -> Result<Notice, Error> {
-        self.controllers.memory_need(&boot.to_string(), level)
+    pub fn memory_need(&self, boot: Boot, level: u64, when: Trigger) -> Result<Notice, Error> {
+        self.controllers.memory_need(&boot.to_string(), level, when)
     }
 
     /// Whether that is told of a boot whose level is only advice, no ceiling.
@@ -323,9 +344,9 @@ impl Groups {
         self.controllers.tells_of_use()
     }
 
-    /// Tells when processes of a boot wait for a CPU, for longer than a tenth of two seconds.
-    pub fn cpu_need(&self, boot: Boot) -> Result<Notice, Error> {
-        need::pressure(&self.directory(boot).join("cpu.pressure"))
+    /// Tells when processes of a boot wait so much for something.
+    pub fn pressed(&self, boot: Boot, scarce: Scarce, when: Trigger) -> Result<Notice, Error> {
+        need::pressure(&self.directory(boot).join(format!("{}.pressure", scarce.name())), when)
     }
 
     /// Takes memory from a boot that it can spare until it uses so many bytes at most, as far as it goes. Kills nobody.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use model::scale::Trigger;
 use rustix::fs::OFlags;
 
 use super::{Error, failed};
@@ -19,14 +20,12 @@ pub enum Notice {
     Urgent(OwnedFd),
 }
 
-/// A tenth of two seconds: whoever may not raise resource limits is only granted windows of whole multiples of two seconds.
-const TRIGGER: &[u8] = b"some 200000 2000000";
-
 /// Has the kernel tell when processes of a group waited too long, at most once in each window.
-pub(super) fn pressure(file: &Path) -> Result<Notice, Error> {
+pub(super) fn pressure(file: &Path, when: Trigger) -> Result<Notice, Error> {
     let flags = OFlags::NONBLOCK.bits() as i32;
     let mut trigger =
         OpenOptions::new().read(true).write(true).custom_flags(flags).open(file).map_err(failed("open", file))?;
-    trigger.write_all(TRIGGER).map_err(failed("write", file))?;
+    let text = format!("some {} {}", when.stall_us(), when.window_ms * 1000);
+    trigger.write_all(text.as_bytes()).map_err(failed("write", file))?;
     Ok(Notice::Urgent(File::into(trigger)))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use model::{Knob, KnobChange, Setting, Settings};
+use model::{Knob, KnobChange, Partition, Setting, Settings};
 
 use super::{Controllers, Error};
 
@@ -73,11 +73,20 @@ fn when(knob: Knob, old: &Setting, new: &Setting) -> Turn {
         | Knob::Hugetlb64KBMax
         | Knob::Hugetlb1MBMax
         | Knob::Hugetlb2MBMax
-        | Knob::Hugetlb1GBMax => false,
+        | Knob::Hugetlb1GBMax
+        | Knob::CpusetPartition
+        | Knob::RdmaMax
+        | Knob::MiscMax
+        | Knob::Devices
+        | Knob::NetworkIngress
+        | Knob::NetworkEgress => false,
     };
     match (inner, size(new) < size(old)) {
         // Before the weight, which an idle group does not take.
         _ if knob == Knob::CpuIdle => Turn::Raise,
+        // Of the CPUs as they are in the end, and given up while they are as they were.
+        _ if *new == Setting::Partition(Partition::Member) => Turn::LowerInner,
+        _ if knob == Knob::CpusetPartition => Turn::RaiseInner,
         (true, true) => Turn::LowerInner,
         (false, false) => Turn::Raise,
         (false, true) => Turn::Lower,
@@ -95,8 +104,9 @@ fn size(setting: &Setting) -> u64 {
         // None means all of the parent's.
         Setting::Cpus(ids) if ids.is_empty() => u64::MAX,
         Setting::Cpus(ids) => ids.len() as u64,
-        // Rates are above and below nothing.
-        Setting::Disk(..) => 0,
+        Setting::Devices(ranges) => ranges.len() as u64,
+        // These are above and below nothing.
+        Setting::Disk(..) | Setting::Partition(_) | Setting::Rdma(_) | Setting::Misc(_) => 0,
     }
 }
 
@@ -108,7 +118,8 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Mutex;
 
-    use model::{GroupUsage, Hits};
+    use model::scale::Trigger;
+    use model::{Bites, GroupUsage, Hits};
 
     use super::super::need::Notice;
 
@@ -187,6 +198,12 @@ mod tests {
         fn hits(&self, _group: &str) -> Hits {
             Hits::default()
         }
+        fn bites(&self, _group: &str) -> Bites {
+            Bites::default()
+        }
+        fn hit_files(&self, _group: &str) -> Vec<PathBuf> {
+            Vec::new()
+        }
         fn file(&self, _group: &str, knob: Knob) -> PathBuf {
             PathBuf::from(knob.file())
         }
@@ -196,7 +213,7 @@ mod tests {
         fn watch_oom(&self, _group: &str, _notices: &OwnedFd) -> Result<(), Error> {
             Ok(())
         }
-        fn memory_need(&self, _group: &str, _level: u64) -> Result<Notice, Error> {
+        fn memory_need(&self, _group: &str, _level: u64, _when: Trigger) -> Result<Notice, Error> {
             Err(refused())
         }
         fn tells_of_use(&self) -> bool {

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::Gid;
 
 use super::stage::checkpoint;
-use super::{confine, report, tree};
+use super::{confine, report, tree, view};
 use crate::protocol::{Failure, File, LaunchSpec};
 
 fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
@@ -18,8 +18,15 @@ fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
 }
 
 /// Runs in the child of the stage's clone; ends in the guest's program or in an exit.
-pub(super) fn run(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd, sync: &OwnedFd) -> ! {
-    match prepare(proof, spec, report, go, sync) {
+pub(super) fn run(
+    proof: SingleThread,
+    spec: &LaunchSpec,
+    views: &view::Copies,
+    report: &OwnedFd,
+    go: &OwnedFd,
+    sync: &OwnedFd,
+) -> ! {
+    match prepare(proof, spec, views, report, go, sync) {
         // The keeper or the stage is gone: there is nobody who could want this guest.
         Ok(false) => kernel::process::exit(1),
         Ok(true) => {}
@@ -37,6 +44,7 @@ pub(super) fn run(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: 
 fn prepare(
     proof: SingleThread,
     spec: &LaunchSpec,
+    views: &view::Copies,
     report: &OwnedFd,
     go: &OwnedFd,
     sync: &OwnedFd,
@@ -45,6 +53,11 @@ fn prepare(
     // After the clone into the cgroup, so that the group itself is this namespace's root.
     kernel::process::unshare(proof, own & Namespaces::CGROUP).map_err(failed("unshare(cgroup)", ""))?;
     rustix::process::setsid().map_err(failed("setsid", ""))?;
+    if !own.contains(Namespaces::PID) {
+        // Not the first process where it lives: what its processes leave behind comes to it all the same, as to any init.
+        let itself = Some(rustix::process::getpid());
+        rustix::process::set_child_subreaper(itself).map_err(failed("prctl(subreaper)", ""))?;
+    }
     checkpoint(spec, "init")?;
     match rustix::io::write(sync, b"c") {
         // The stage has failed and says why itself, perhaps after us.
@@ -71,8 +84,12 @@ fn prepare(
         tree::harden_proc(root.as_fd())?;
         let console = tree::children(root.as_fd(), 0, Namespaces::from_bits_truncate(spec.foreign))?;
         report::console(report.as_fd(), console.as_fd()).map_err(failed("sendmsg", "console"))?;
+        view::attach(root.as_fd(), views)?;
     }
     furnish(spec, root.as_fd())?;
+    if !own.contains(Namespaces::PID) {
+        refuse_systemd(spec)?;
+    }
     console_as_stdio()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     checkpoint(spec, "confine")?;
@@ -94,6 +111,22 @@ fn told(by: &OwnedFd) -> bool {
             Err(Errno::INTR) => {}
             Err(_) => return false,
         }
+    }
+}
+
+/// Where systemd is, in every distribution that we know.
+const SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
+
+/// Among others' processes systemd ends with a word about its options: said here in words that help, wherever links lead.
+fn refuse_systemd(spec: &LaunchSpec) -> Result<(), Failure> {
+    let Some(program) = spec.argv.first() else { return Ok(()) };
+    // One that is not there fails by its exec.
+    let Ok(found) = rustix::fs::stat(program.as_str()) else { return Ok(()) };
+    let is_it =
+        |path: &str| rustix::fs::stat(path).is_ok_and(|it| (it.st_dev, it.st_ino) == (found.st_dev, found.st_ino));
+    match SYSTEMD.into_iter().any(is_it) {
+        true => Err(failed("look: systemd must be process 1", program)(Errno::INVAL)),
+        false => Ok(()),
     }
 }
 

@@ -66,7 +66,8 @@ pub(super) fn make(
         Side::Child => {
             drop(ours);
             let done = enter_all(proof, shared).and_then(|()| {
-                match (Clone { namespaces, ..Clone::default() }).clone3(proof).map_err(failed("clone3", "init"))? {
+                let made = Clone { namespaces, ..Clone::default() }.clone3(proof);
+                match made.map_err(|errno| unmade(shared, errno))? {
                     Side::Child => match init() {},
                     Side::Parent(pid, pidfd) => {
                         let pid = pid.as_raw_nonzero().get().to_le_bytes();
@@ -95,6 +96,17 @@ pub(super) fn make(
                 _ => Err(failed("wait", "joiner")(Errno::CHILD)),
             }
         }
+    }
+}
+
+/// Why init could not be made there.
+fn unmade(shared: &[Shared], errno: Errno) -> Failure {
+    // This is how the kernel says it (pid_namespaces(7)).
+    match shared.iter().find(|shared| shared.kind == Namespaces::PID) {
+        Some(pid) if errno == Errno::NOMEM => {
+            Failure::new("join", "clone3: the pid namespace has ended", pid.name.clone(), Errno::SRCH)
+        }
+        _ => failed("clone3", "init")(errno),
     }
 }
 

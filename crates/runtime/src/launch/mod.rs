@@ -24,6 +24,7 @@ mod report;
 pub mod root;
 mod stage;
 mod tree;
+pub mod view;
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::Errno;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -24,6 +24,14 @@ fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
     move |errno| Failure::new(STAGE, call, target.clone(), errno)
 }
 
+/// A file of the volume that is there to be given up, like that of the database. The kernel makes overlay's work directory
+/// anew at each mount, without the room that is reserved for root: where the pool is full, and more so as root's own writes
+/// take from that room, only what is given up here is enough for it.
+const BALLAST: &str = "ballast";
+
+/// Its bytes: a few blocks, for what root and the file system itself took beyond what is full for others.
+const BALLAST_BYTES: u64 = 64 << 10;
+
 /// Mounts the root file system described by `spec` for the ids of the user namespace `userns`.
 ///
 /// The caller's file-system ids must be the base of the range, else the kernel can't make its work directory and mounts
@@ -31,20 +39,56 @@ fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
 pub(super) fn mount(spec: &RootSpec, scratch: &str, userns: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let pool = rustix::fs::open(&*spec.pool, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed("open", &spec.pool))?;
-    let layers =
-        spec.layers.iter().map(|layer| idmapped(pool.as_fd(), layer, userns)).collect::<Result<Vec<_>, _>>()?;
+    let (mut root, volume) = try_mount(spec, scratch, pool.as_fd(), userns)?;
+    if is_read_only(&root)? && spend(&volume) {
+        (root, _) = try_mount(spec, scratch, pool.as_fd(), userns)?;
+    }
+    if is_read_only(&root)? {
+        return Err(Failure::new(STAGE, "overlay came up read-only", &spec.volume, Errno::ROFS));
+    }
+    refill(&volume);
+    Ok(root)
+}
+
+/// An overlay, which may have come up read-only, and its volume.
+fn try_mount(
+    spec: &RootSpec,
+    scratch: &str,
+    pool: BorrowedFd<'_>,
+    userns: BorrowedFd<'_>,
+) -> Result<(OwnedFd, OwnedFd), Failure> {
+    let layers = spec.layers.iter().map(|layer| idmapped(pool, layer, userns)).collect::<Result<Vec<_>, _>>()?;
     // Upper and work must lie on one mount: their parent is cloned once.
-    let volume = idmapped(pool.as_fd(), &spec.volume, userns)?;
+    let volume = idmapped(pool, &spec.volume, userns)?;
     let root = match spec.way {
         0 => by_descriptors(spec, &layers, &volume)?,
         1 => attached(spec, &layers, &volume, scratch, append_each)?,
         _ => attached(spec, &layers, &volume, scratch, one_string)?,
     };
-    let state = rustix::fs::fstatvfs(&root).map_err(failed("fstatvfs", "overlay"))?;
-    if state.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(Failure::new(STAGE, "overlay came up read-only", &spec.volume, Errno::ROFS));
+    Ok((root, volume))
+}
+
+fn is_read_only(root: &OwnedFd) -> Result<bool, Failure> {
+    let state = rustix::fs::fstatvfs(root).map_err(failed("fstatvfs", "overlay"))?;
+    Ok(state.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Gives it up; whether there was one. Its room is free once that is on the disk.
+fn spend(volume: &OwnedFd) -> bool {
+    let given = rustix::fs::unlinkat(volume, BALLAST, AtFlags::empty()).is_ok();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    given && rustix::fs::openat(volume, ".", flags, Mode::empty()).and_then(rustix::fs::syncfs).is_ok()
+}
+
+/// Makes one for a later mount, where there is none and much more room than it takes. Without it the mount is as good.
+fn refill(volume: &OwnedFd) {
+    let has_room = || rustix::fs::fstatvfs(volume).is_ok_and(|disk| disk.f_bavail * disk.f_frsize > 16 * BALLAST_BYTES);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if rustix::fs::statat(volume, BALLAST, AtFlags::SYMLINK_NOFOLLOW).is_ok() || !has_room() {
+        return;
     }
-    Ok(root)
+    let Ok(ballast) = rustix::fs::openat(volume, BALLAST, flags, Mode::RUSR | Mode::WUSR) else { return };
+    let _ = rustix::fs::fallocate(ballast, FallocateFlags::empty(), 0, BALLAST_BYTES);
 }
 
 /// A detached mount of `path` below the pool that shows the ids of `userns`.

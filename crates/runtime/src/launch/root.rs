@@ -206,6 +206,14 @@ pub fn open_process(pid: u32, start: u64) -> Result<OwnedFd> {
     if start_time(pid) == Some(start) { Ok(pidfd) } else { Err(Errno::SRCH) }
 }
 
+/// Whether a process is the first of its pid namespace, with which all others there end: its innermost number is 1 (proc(5)).
+/// So is one of which nothing can be read any more.
+pub fn is_first(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()).is_none_or(|innermost| innermost == "1")
+}
+
 /// Start time of a process in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
 pub fn start_time(pid: u32) -> Option<u64> {
     let path = format!("/proc/{pid}/stat");

@@ -6,8 +6,9 @@ use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::{clocks, init, join, report, root, tree};
+use super::{clocks, init, join, report, root, tree, view};
 use crate::protocol::{Failure, LaunchSpec};
 
 /// Namespaces that init makes itself, once its cgroup and its tree are in place.
@@ -35,6 +36,9 @@ pub(super) fn checkpoint(spec: &LaunchSpec, name: &str) -> Result<(), Failure> {
 fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd) -> Result<(), Failure> {
     // Nothing of the keeper's (sockets, terminals, other guests' descriptors) is carried along.
     kernel::process::close_except(proof, &[report.as_fd(), go.as_fd()]).map_err(failed("close_range", ""))?;
+    // Until init has its own root it stands in the host's, and so do all who lead to it: whoever has rights over the users, or
+    // sees the processes, that it is to share must not look into any of them. Its exec ends that.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("prctl(dumpable)", ""))?;
     checkpoint(spec, "stage")?;
 
     // A mount namespace owned by the host's user ns: what is mounted here will be locked in the guest's copy. Private, so
@@ -47,6 +51,12 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     // New inodes shall be the guest root's, with our capabilities kept: overlay's work directory, /dev, /dev/mqueue.
     root::own_new_inodes(spec.id_base)?;
 
+    // Before clocks of the guest's own are made: whoever is made after that lives by them.
+    let views = match &spec.view {
+        // A guest is made without an lxcfs that is dead, as the daemon knows, or that does not answer.
+        Some(view) => view::copies(proof, view).unwrap_or_default(),
+        None => view::Copies::new(),
+    };
     let shared = join::open(&spec.joins)?;
     let joined_user = join::user_namespace(&spec.joins)?;
     if let Some(clocks) = &spec.clocks {
@@ -54,7 +64,7 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     }
 
     checkpoint(spec, "clone")?;
-    let init = make_init(proof, spec, &shared, report, go)?;
+    let init = make_init(proof, spec, (&shared, &views), report, go)?;
     // Idmapped by the guest's own user namespace: no other holder of it is needed.
     let user = match joined_user {
         // Whoever made it has written its maps.
@@ -84,7 +94,7 @@ fn stage(proof: SingleThread, spec: &LaunchSpec, report: &OwnedFd, go: &OwnedFd)
     report::prepared(report.as_fd(), init.pid, fds).map_err(failed("sendmsg", "report"))?;
 
     checkpoint(spec, "tree")?;
-    build(proof, spec, &init, &root, report)?;
+    build(proof, spec, (&init, &root), &views, report)?;
     init.tell(b'g')
 }
 
@@ -113,7 +123,7 @@ impl Waiting {
 fn make_init(
     proof: SingleThread,
     spec: &LaunchSpec,
-    shared: &[join::Shared],
+    (shared, views): (&[join::Shared], &view::Copies),
     report: &OwnedFd,
     go: &OwnedFd,
 ) -> Result<Waiting, Failure> {
@@ -125,7 +135,7 @@ fn make_init(
     // The stage has made the time namespace, if any.
     let namespaces = Namespaces::from_bits_truncate(spec.namespaces).difference(BY_INIT.union(Namespaces::TIME));
     if !shared.is_empty() {
-        let init = || init::run(proof, spec, report, go, &init_sync);
+        let init = || init::run(proof, spec, views, report, go, &init_sync);
         let (pid, pidfd) = join::make(proof, shared, namespaces, group.as_fd(), report, init)?;
         return Ok(Waiting { pid, pidfd, sync });
     }
@@ -133,7 +143,7 @@ fn make_init(
     match clone.clone3(proof).map_err(failed("clone3", &format!("{namespaces:?}")))? {
         Side::Child => {
             drop(sync);
-            init::run(proof, spec, report, go, &init_sync)
+            init::run(proof, spec, views, report, go, &init_sync)
         }
         Side::Parent(pid, pidfd) => Ok(Waiting { pid: pid.as_raw_nonzero().get() as u32, pidfd, sync }),
     }
@@ -159,15 +169,15 @@ fn open_namespace(pid: u32, kind: &str) -> Result<OwnedFd, Failure> {
 fn build(
     proof: SingleThread,
     spec: &LaunchSpec,
-    init: &Waiting,
-    overlay: &OwnedFd,
+    (init, overlay): (&Waiting, &OwnedFd),
+    views: &view::Copies,
     report: &OwnedFd,
 ) -> Result<(), Failure> {
     let pid_namespace = open_namespace(init.pid, "pid")?;
     let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed("open", "/dev/null"))?;
     let root = root::enter(overlay, &spec.scratch)?;
-    mounts(proof, spec, root.as_fd(), &pid_namespace, &null, report)?;
+    mounts(proof, spec, root.as_fd(), (&pid_namespace, &null), views, report)?;
 
     // Before the lock: a locked mount cannot be pivoted. It moves the waiting init's root along, which stands in the old one.
     root::pivot()
@@ -177,8 +187,8 @@ fn mounts(
     proof: SingleThread,
     spec: &LaunchSpec,
     root: BorrowedFd<'_>,
-    pid_namespace: &OwnedFd,
-    null: &OwnedFd,
+    (pid_namespace, null): (&OwnedFd, &OwnedFd),
+    views: &view::Copies,
     report: &OwnedFd,
 ) -> Result<(), Failure> {
     tree::proc(proof, root, pid_namespace, spec.proc_by_descriptor, spec.strict)?;
@@ -191,6 +201,10 @@ fn mounts(
         let console = tree::children(root, spec.id_base, foreign)?;
         report::console(report.as_fd(), console.as_fd()).map_err(failed("sendmsg", "console"))?;
         tree::masks(root, null)?;
+        view::attach(root, views)?;
+    } else if spec.view.is_some() {
+        // Also for files that the guest may be given later.
+        tree::hidden_proc(root)?;
     }
     Ok(())
 }

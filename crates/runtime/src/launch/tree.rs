@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::Errno;
 use kernel::process::{Clone, Namespaces, Side, SingleThread};
+use model::sandbox::{COVERED, OWN_OF_READ_ONLY, READ_ONLY};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
@@ -14,7 +15,7 @@ use crate::protocol::{Failure, Node};
 
 const STAGE: &str = "tree";
 
-const HARDENED: MountAttrFlags =
+pub(super) const HARDENED: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 fn failed(call: &'static str, target: &str) -> impl Fn(Errno) -> Failure {
@@ -28,7 +29,7 @@ pub(super) fn mount_tmpfs_at(path: &str) -> kernel::Result<()> {
 }
 
 /// Makes a file system with string options and returns it as a detached mount.
-fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+pub(super) fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
     let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen", kind))?;
     // What the guest's mount table calls it.
     for (key, value) in [("source", kind)].iter().chain(options) {
@@ -40,13 +41,13 @@ fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) 
 }
 
 /// The directory (or file) `path` of the guest, without following links.
-fn open_target(root: BorrowedFd<'_>, path: &str) -> kernel::Result<OwnedFd> {
+pub(super) fn open_target(root: BorrowedFd<'_>, path: &str) -> kernel::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Attaches a detached mount at the directory `path` of the guest, which is made when missing.
-fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failure> {
+pub(super) fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failure> {
     let target = match open_target(root, path) {
         Err(Errno::NOENT) => {
             rustix::fs::mkdirat(root, path, Mode::from_raw_mode(0o755)).map_err(failed("mkdir", path))?;
@@ -58,7 +59,7 @@ fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failu
     attach_to(&target, path, mount)
 }
 
-fn attach_to(target: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), Failure> {
+pub(super) fn attach_to(target: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), Failure> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags).map_err(failed("move_mount", path))
 }
@@ -116,6 +117,19 @@ fn proc_from_within(
     }
 }
 
+/// Another mount of the guest's proc that no path leads to.
+///
+/// The kernel lets a nested user namespace mount proc only where it sees one with nothing bound over it. It counts this one,
+/// though what it lies in is covered: one tmpfs holds it and another is over that, on a directory of `/sys` that is always empty.
+pub(super) fn hidden_proc(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let Some(path) = EMPTY.into_iter().find(|path| open_target(root, path).is_ok()) else { return Ok(()) };
+    let small = || filesystem("tmpfs", &[("mode", "000"), ("size", "4k"), ("nr_inodes", "2")], HARDENED);
+    attach(root, path, &small()?)?;
+    let proc = kernel::mount::clone_tree(root, "proc").map_err(failed("open_tree", "proc"))?;
+    attach(root, &format!("{path}/proc"), &proc)?;
+    attach(root, path, &small()?)
+}
+
 /// `/sys`, of the network namespace that the caller stands in.
 pub(super) fn sys(root: BorrowedFd<'_>, writable: bool) -> Result<(), Failure> {
     let attributes = if writable { HARDENED } else { HARDENED | MountAttrFlags::MOUNT_ATTR_RDONLY };
@@ -163,6 +177,9 @@ pub(super) fn views(root: BorrowedFd<'_>, of: Namespaces) -> Result<(), Failure>
     Ok(())
 }
 
+/// Directories of `/sys` that are there to be mounted on.
+const EMPTY: [&str; 4] = ["sys/kernel/debug", "sys/kernel/tracing", "sys/kernel/config", "sys/fs/fuse/connections"];
+
 /// The mounts below the big four, and the guest's console, whose master is returned.
 ///
 /// In lean mode init makes them itself after the lock (`owner` 0); in strict mode the stage does, before it. `owner` is
@@ -171,7 +188,7 @@ pub(super) fn views(root: BorrowedFd<'_>, of: Namespaces) -> Result<(), Failure>
 pub(super) fn children(root: BorrowedFd<'_>, owner: u32, foreign: Namespaces) -> Result<OwnedFd, Failure> {
     views(root, (Namespaces::CGROUP | Namespaces::IPC).difference(foreign))?;
     // Already "mounted" for the guest's units of the same name, which would fail on a foreign sysfs.
-    for path in ["sys/kernel/debug", "sys/kernel/tracing", "sys/kernel/config", "sys/fs/fuse/connections"] {
+    for path in EMPTY {
         if let Ok(target) = open_target(root, path) {
             let itself = kernel::mount::clone_tree(target.as_fd(), "").map_err(failed("open_tree", path))?;
             attach_to(&target, path, &itself)?;
@@ -217,8 +234,6 @@ pub(super) fn harden_proc(root: BorrowedFd<'_>) -> Result<(), Failure> {
 
 /// Strict mode: what tells of the host as a whole is covered by the host's own `/dev/null`, the rest of it read-only.
 pub(super) fn masks(root: BorrowedFd<'_>, null: &OwnedFd) -> Result<(), Failure> {
-    const COVERED: [&str; 8] =
-        ["kcore", "keys", "sysrq-trigger", "timer_list", "latency_stats", "sched_debug", "kallsyms", "kmsg"];
     for name in COVERED {
         let path = format!("proc/{name}");
         if let Ok(target) = open_target(root, &path) {
@@ -226,10 +241,9 @@ pub(super) fn masks(root: BorrowedFd<'_>, null: &OwnedFd) -> Result<(), Failure>
             attach_to(&target, &path, &cover)?;
         }
     }
-    // Kept writable: their files belong to the guest's own network and user namespaces.
-    const OWN: [&str; 2] = ["proc/sys/net", "proc/sys/user"];
-    let own = OWN.map(|path| kernel::mount::clone_tree(root, path).map_err(failed("open_tree", path)));
-    for name in ["bus", "fs", "irq", "sys"] {
+    let own = OWN_OF_READ_ONLY.map(|name| format!("proc/{name}"));
+    let trees = own.each_ref().map(|path| kernel::mount::clone_tree(root, path).map_err(failed("open_tree", path)));
+    for name in READ_ONLY {
         let path = format!("proc/{name}");
         if let Ok(target) = open_target(root, &path) {
             let itself = kernel::mount::clone_tree(target.as_fd(), "").map_err(failed("open_tree", &path))?;
@@ -238,7 +252,7 @@ pub(super) fn masks(root: BorrowedFd<'_>, null: &OwnedFd) -> Result<(), Failure>
             attach_to(&target, &path, &itself)?;
         }
     }
-    for (path, tree) in OWN.into_iter().zip(own) {
+    for (path, tree) in own.iter().zip(trees) {
         let target = open_target(root, path).map_err(failed("openat2", path))?;
         attach_to(&target, path, &tree?)?;
     }

@@ -13,6 +13,45 @@ pub(crate) struct Graph {
     pub(crate) instances: Vec<String>,
     /// Who lives in whose namespaces.
     pub(crate) edges: Vec<Edge>,
+    /// Who is joined with whom.
+    pub(crate) wires: Vec<Wire>,
+    /// What lies between a network and an instance.
+    pub(crate) chains: Vec<ChainLine>,
+}
+
+/// A chain: its functions that packets pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ChainLine {
+    /// Its name.
+    pub(crate) name: String,
+    /// The network.
+    pub(crate) from: String,
+    /// Instances, from the network to the end.
+    pub(crate) functions: Vec<String>,
+    /// The instance at the end.
+    pub(crate) to: String,
+    /// Its device.
+    pub(crate) device: String,
+}
+
+impl ChainLine {
+    fn stops(&self) -> Vec<&str> {
+        let functions = self.functions.iter().map(String::as_str);
+        [self.from.as_str()].into_iter().chain(functions).chain([self.to.as_str()]).collect()
+    }
+}
+
+/// A wire: two ends, each an instance and its device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Wire {
+    /// An instance.
+    pub(crate) from: String,
+    /// Its device.
+    pub(crate) device: String,
+    /// The other instance.
+    pub(crate) to: String,
+    /// That one's device.
+    pub(crate) to_device: String,
 }
 
 /// One instance lives in namespaces of another one, of the host, or at a pin.
@@ -34,7 +73,7 @@ fn label(owner: &str) -> &str {
 }
 
 /// The graph of these namespaces.
-pub(crate) fn of(namespaces: &[NamespaceView]) -> Graph {
+pub(crate) fn of(namespaces: &[NamespaceView], wires: &[engine::Joined], chains: Vec<ChainLine>) -> Graph {
     let mut instances: Vec<String> = namespaces.iter().flat_map(|n| n.holders.clone()).collect();
     instances.sort();
     instances.dedup();
@@ -46,7 +85,13 @@ pub(crate) fn of(namespaces: &[NamespaceView]) -> Graph {
         }
     }
     let edges = edges.into_iter().map(|((from, to), kinds)| Edge { from, to, kinds }).collect();
-    Graph { instances, edges }
+    let wire = |[(from, device), (to, to_device)]: &engine::Joined| Wire {
+        from: from.to_string(),
+        device: device.to_string(),
+        to: to.to_string(),
+        to_device: to_device.to_string(),
+    };
+    Graph { instances, edges, wires: wires.iter().map(wire).collect(), chains }
 }
 
 /// For people: an instance a line, and below it what it shares.
@@ -57,6 +102,16 @@ pub(crate) fn text(graph: &Graph) -> String {
         for edge in graph.edges.iter().filter(|edge| edge.from == *instance) {
             let _ = writeln!(out, "  {} ─▶ {}", edge.kinds.join(","), label(&edge.to));
         }
+        for wire in &graph.wires {
+            if wire.from == *instance {
+                let _ = writeln!(out, "  {} ─── {}:{}", wire.device, wire.to, wire.to_device);
+            } else if wire.to == *instance {
+                let _ = writeln!(out, "  {} ─── {}:{}", wire.to_device, wire.from, wire.device);
+            }
+        }
+    }
+    for chain in &graph.chains {
+        let _ = writeln!(out, "{}: {}:{}", chain.name, chain.stops().join(" ─▶ "), chain.device);
     }
     out
 }
@@ -71,6 +126,15 @@ pub(crate) fn dot(graph: &Graph) -> String {
         let (from, to, kinds) = (quoted(&edge.from), quoted(label(&edge.to)), quoted(&edge.kinds.join(",")));
         let _ = writeln!(out, "  {from} -> {to} [label={kinds}];");
     }
+    for wire in &graph.wires {
+        let (from, to) = (quoted(&wire.from), quoted(&wire.to));
+        let (near, far) = (quoted(&wire.device), quoted(&wire.to_device));
+        let _ = writeln!(out, "  {from} -> {to} [dir=none, taillabel={near}, headlabel={far}];");
+    }
+    for chain in &graph.chains {
+        let stops: Vec<String> = chain.stops().into_iter().map(quoted).collect();
+        let _ = writeln!(out, "  {} [label={}];", stops.join(" -> "), quoted(&chain.name));
+    }
     out.push_str("}\n");
     out
 }
@@ -79,6 +143,7 @@ pub(crate) fn dot(graph: &Graph) -> String {
 pub(crate) fn mermaid(graph: &Graph) -> String {
     let mut names: Vec<&str> = graph.instances.iter().map(String::as_str).collect();
     names.extend(graph.edges.iter().map(|edge| label(&edge.to)));
+    names.extend(graph.chains.iter().flat_map(ChainLine::stops));
     names.sort_unstable();
     names.dedup();
     let number = |name: &str| names.binary_search(&name).unwrap_or(0);
@@ -88,6 +153,14 @@ pub(crate) fn mermaid(graph: &Graph) -> String {
     }
     for edge in &graph.edges {
         let _ = writeln!(out, "  n{} -- {} --> n{}", number(&edge.from), edge.kinds.join(","), number(label(&edge.to)));
+    }
+    for wire in &graph.wires {
+        let ends = quoted(&format!("{} – {}", wire.device, wire.to_device));
+        let _ = writeln!(out, "  n{} ---|{ends}| n{}", number(&wire.from), number(&wire.to));
+    }
+    for chain in &graph.chains {
+        let stops: Vec<String> = chain.stops().into_iter().map(|name| format!("n{}", number(name))).collect();
+        let _ = writeln!(out, "  {}", stops.join(&format!(" -- {} --> ", quoted(&chain.name))));
     }
     out
 }
@@ -106,14 +179,29 @@ mod tests {
         NamespaceView { kind: kind.into(), inode, owner: owner.into(), holders, ..NamespaceView::default() }
     }
 
+    fn wire() -> engine::Joined {
+        let end = |name: &str, device: &str| (name.parse().expect("name"), device.parse().expect("name"));
+        [end("db1", "wan"), end("web1", "eth1")]
+    }
+
+    fn chain() -> ChainLine {
+        let name = |text: &str| text.to_owned();
+        let functions = vec![name("fw1")];
+        ChainLine { name: name("edge"), from: name("br0"), functions, to: name("web1"), device: name("eth0") }
+    }
+
     fn sidecar() -> Graph {
-        of(&[
-            namespace("net", 1, "instance:db1", &["db1", "web1"]),
-            namespace("user", 2, "instance:db1", &["db1", "web1"]),
-            namespace("pid", 3, "instance:db1", &["db1"]),
-            namespace("pid", 4, "instance:web1", &["web1"]),
-            namespace("uts", 5, "host", &["web1"]),
-        ])
+        of(
+            &[
+                namespace("net", 1, "instance:db1", &["db1", "web1"]),
+                namespace("user", 2, "instance:db1", &["db1", "web1"]),
+                namespace("pid", 3, "instance:db1", &["db1"]),
+                namespace("pid", 4, "instance:web1", &["web1"]),
+                namespace("uts", 5, "host", &["web1"]),
+            ],
+            &[wire()],
+            vec![chain()],
+        )
     }
 
     #[test]
@@ -127,10 +215,11 @@ mod tests {
 
     #[test]
     fn an_instance_that_is_called_host_is_not_the_host() {
-        let graph = of(&[
-            namespace("net", 1, "instance:host", &["host", "web1"]),
-            namespace("uts", 2, "host", &["host", "web1"]),
-        ]);
+        let graph = of(
+            &[namespace("net", 1, "instance:host", &["host", "web1"]), namespace("uts", 2, "host", &["host", "web1"])],
+            &[],
+            Vec::new(),
+        );
         assert_eq!(text(&graph), "host\n  uts ─▶ the host\nweb1\n  uts ─▶ the host\n  net ─▶ host\n");
         assert!(mermaid(&graph).contains("n0[\"host\"]\n  n1[\"the host\"]"));
     }
@@ -138,9 +227,16 @@ mod tests {
     #[test]
     fn pictures_have_every_node_and_edge() {
         let graph = sidecar();
-        assert_eq!(text(&graph), "db1\nweb1\n  uts ─▶ the host\n  net,user ─▶ db1\n");
+        assert_eq!(
+            text(&graph),
+            "db1\n  wan ─── web1:eth1\nweb1\n  uts ─▶ the host\n  net,user ─▶ db1\n  eth1 ─── db1:wan\nedge: br0 ─▶ fw1 ─▶ web1:eth0\n"
+        );
         assert!(dot(&graph).contains("\"web1\" -> \"db1\" [label=\"net,user\"];"));
+        assert!(dot(&graph).contains("\"db1\" -> \"web1\" [dir=none, taillabel=\"wan\", headlabel=\"eth1\"];"));
+        assert!(dot(&graph).contains("\"br0\" -> \"fw1\" -> \"web1\" [label=\"edge\"];"));
         let mermaid = mermaid(&graph);
-        assert!(mermaid.contains("n1[\"the host\"]") && mermaid.contains("n2 -- net,user --> n0"), "{mermaid}");
+        assert!(mermaid.contains("n0 -- \"edge\" --> n2 -- \"edge\" --> n4"), "{mermaid}");
+        assert!(mermaid.contains("n1 ---|\"wan – eth1\"| n4"), "{mermaid}");
+        assert!(mermaid.contains("n3[\"the host\"]") && mermaid.contains("n4 -- net,user --> n1"), "{mermaid}");
     }
 }

@@ -50,7 +50,10 @@ fn volatile(view: &InstanceView) -> Config {
     }
     let boot = view.seen();
     for (device, nic) in boot.into_iter().flat_map(|seen| &seen.nics) {
-        set(&format!("{device}.host_name"), nic.host_name.clone());
+        // A wire has no end on the host.
+        if nic.wire.is_none() {
+            set(&format!("{device}.host_name"), nic.host_name.clone());
+        }
     }
     keys
 }

@@ -1,6 +1,7 @@
 //! Figures in the text form of OpenMetrics, under the names that stock Incus uses, and ours beside them.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use engine::Usage;
 use model::Gauges;
@@ -41,7 +42,8 @@ const AVAILABLE: Family = Family("incus_memory_MemAvailable_bytes", "The amount 
 const SWAP: Family = Family("incus_memory_Swap_bytes", "The amount of used swap memory.", "gauge");
 const KILLS: Family = Family("incus_memory_OOM_kills_total", "The number of out of memory kills.", "counter");
 const PROCESSES: Family = Family("incus_procs_total", "The number of running processes.", "gauge");
-const INSTANCES: Family = Family("incus_instances", "The number of instances.", "gauge");
+const INSTANCES: Family = Family("sysctl_instances", "The number of instances.", "gauge");
+const UPTIME: Family = Family("incus_uptime_seconds", "How long the daemon has been up.", "counter");
 const OPERATIONS: Family = Family("incus_operations_total", "The number of running operations.", "gauge");
 const PRESSURE: Family =
     Family("sysctl_pressure_seconds_total", "Time in which some or all processes waited for it.", "counter");
@@ -69,11 +71,11 @@ impl Metrics {
         });
         let (_, lines) = &mut self.families[at];
         // To a text that grows nothing fails.
-        let _ = write!(lines, "{}{{", family.0);
+        lines.push_str(family.0);
         for (n, (label, value)) in labels.iter().enumerate() {
-            let _ = write!(lines, "{}{label}=\"{}\"", if n == 0 { "" } else { "," }, escaped(value));
+            let _ = write!(lines, "{}{label}=\"{}\"", if n == 0 { "{" } else { "," }, escaped(value));
         }
-        let _ = writeln!(lines, "}} {value}");
+        let _ = writeln!(lines, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 
     /// How many instances a project has.
@@ -83,7 +85,12 @@ impl Metrics {
 
     /// How many operations run.
     pub(crate) fn operations(&mut self, count: usize) {
-        self.add(OPERATIONS, &[("project", "")], count);
+        self.add(OPERATIONS, &[], count);
+    }
+
+    /// How long the daemon has been up.
+    pub(crate) fn uptime(&mut self, uptime: Duration) {
+        self.add(UPTIME, &[], seconds(uptime.as_millis() as u64, 1000));
     }
 
     /// Everything about a running instance.
@@ -91,8 +98,10 @@ impl Metrics {
         let own = [("name", sample.name), ("project", sample.project), ("type", "container")];
         let with = |more: &[(&'static str, &'static str)]| [more, own.as_slice()].concat();
         let (usage, hits) = (sample.gauges.usage, sample.gauges.hits);
-        // The groups count users' time and the kernel's together.
-        self.add(CPU, &with(&[("cpu", "all"), ("mode", "total")]), seconds(usage.cpu_ns, 1_000_000_000));
+        // All CPUs together, and so without the label of one.
+        for (mode, ns) in [("system", usage.cpu_system_ns), ("user", usage.cpu_user_ns)] {
+            self.add(CPU, &with(&[("mode", mode)]), seconds(ns, 1_000_000_000));
+        }
         self.add(CPUS, &own, sample.cpus);
         let free = sample.memory_bytes.saturating_sub(usage.memory_bytes);
         self.add(MEMORY, &own, sample.memory_bytes);
@@ -101,12 +110,7 @@ impl Metrics {
         self.add(SWAP, &own, usage.swap_bytes);
         self.add(KILLS, &own, hits.oom_kills);
         self.add(PROCESSES, &own, usage.processes);
-        for (limit, count) in [
-            ("memory.high", hits.memory_high),
-            ("memory.max", hits.memory_max),
-            ("pids.max", hits.processes),
-            ("cpu.max", hits.cpu_throttled),
-        ] {
+        for (limit, count) in hits.by_limit() {
             self.add(HITS, &with(&[("limit", limit)]), count);
         }
         self.add(THROTTLED, &own, seconds(hits.cpu_throttled_us, 1_000_000));
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
 
     fn sample(name: &str) -> Sample<'_> {
-        let usage = GroupUsage { cpu_ns: 1_500_000_007, memory_bytes: 40, processes: 3, ..GroupUsage::default() };
+        let usage = GroupUsage { cpu_user_ns: 1_500_000_007, memory_bytes: 40, processes: 3, ..GroupUsage::default() };
         let gauges = Gauges { usage, hits: Hits { oom_kills: 2, ..Hits::default() }, ..Gauges::default() };
         Sample { name, project: "default", gauges, usage: None, memory_bytes: 100, cpus: 4 }
     }
@@ -168,20 +172,63 @@ mod tests {
         metrics.instance(&sample("web1"));
         metrics.instance(&sample("we\"b2"));
         metrics.instances("default", 2);
+        metrics.operations(1);
+        metrics.uptime(Duration::from_millis(2500));
         let text = metrics.text();
         let own = r#"name="web1",project="default",type="container""#;
-        assert!(
-            text.contains(&format!(r#"incus_cpu_seconds_total{{cpu="all",mode="total",{own}}} 1.500000007"#)),
-            "{text}"
-        );
+        assert!(text.contains(&format!(r#"incus_cpu_seconds_total{{mode="user",{own}}} 1.500000007"#)), "{text}");
         assert!(text.contains(&format!("incus_memory_MemFree_bytes{{{own}}} 60\n")), "{text}");
         assert!(text.contains(r#"incus_procs_total{name="we\"b2","#) && text.ends_with("# EOF\n"), "{text}");
+        assert!(
+            text.contains("\nincus_operations_total 1\n") && text.contains("\nincus_uptime_seconds 2.500\n"),
+            "{text}"
+        );
         let mut seen = std::collections::BTreeSet::new();
         let mut now = "";
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let family = line.split('{').next().expect("a name");
+            let family = line.split(['{', ' ']).next().expect("a name");
             assert!(family == now || seen.insert(family), "{family} is torn apart");
             now = family;
         }
+    }
+
+    /// What is told. Those that begin with `incus_` are on Incus' own list (`internal/server/metrics/types.go`); its others are
+    /// about what groups do not count, disks, file systems and its own runtime.
+    const TOLD: [&str; 21] = [
+        "incus_cpu_effective_total",
+        "incus_cpu_seconds_total",
+        "incus_memory_MemAvailable_bytes",
+        "incus_memory_MemFree_bytes",
+        "incus_memory_MemTotal_bytes",
+        "incus_memory_OOM_kills_total",
+        "incus_memory_Swap_bytes",
+        "incus_network_receive_bytes_total",
+        "incus_network_receive_drop_total",
+        "incus_network_receive_errs_total",
+        "incus_network_receive_packets_total",
+        "incus_network_transmit_bytes_total",
+        "incus_network_transmit_drop_total",
+        "incus_network_transmit_errs_total",
+        "incus_network_transmit_packets_total",
+        "incus_operations_total",
+        "incus_procs_total",
+        "incus_uptime_seconds",
+        "sysctl_cpu_throttled_seconds_total",
+        "sysctl_instances",
+        "sysctl_limit_hits_total",
+    ];
+
+    #[test]
+    fn names_that_begin_like_those_of_incus_are_names_of_incus() {
+        let mut metrics = Metrics::default();
+        let link = engine::LinkUsage { name: "eth0".into(), ..engine::LinkUsage::default() };
+        let usage = Usage { links: vec![link], ..Usage::default() };
+        metrics.instance(&Sample { usage: Some(usage), ..sample("web1") });
+        metrics.instances("default", 1);
+        metrics.operations(0);
+        metrics.uptime(Duration::ZERO);
+        let text = metrics.text();
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        assert_eq!(names.collect::<Vec<_>>(), TOLD);
     }
 }

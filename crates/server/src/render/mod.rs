@@ -1,5 +1,6 @@
 //! Objects as the wire has them.
 
+pub(crate) mod chain;
 pub(crate) mod graph;
 mod image;
 mod instance;

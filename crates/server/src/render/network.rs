@@ -5,9 +5,22 @@ use sysctl_api::{Network, NetworkLease, NetworkState, NetworkStateAddress, Netwo
 
 use super::pairs;
 
-/// A managed bridge.
+/// A managed bridge, or a chain.
 pub(crate) fn network(record: &NetworkRecord, used_by: Vec<String>) -> Network {
     let spec = &record.spec;
+    let described = Network {
+        description: record.description.clone(),
+        name: spec.name.to_string(),
+        used_by,
+        managed: true,
+        status: "Created".into(),
+        locations: vec!["none".into()],
+        project: "default".into(),
+        ..Network::default()
+    };
+    if record.chain().is_some() {
+        return Network { config: record.config.clone(), kind: "chain".into(), ..described };
+    }
     let address = |cidr: Option<model::Cidr>| cidr.map_or("none".to_owned(), |c| c.to_string());
     let mut config = pairs([
         ("ipv4.address", address(spec.ipv4)),
@@ -19,17 +32,7 @@ pub(crate) fn network(record: &NetworkRecord, used_by: Vec<String>) -> Network {
     if let Some(mtu) = spec.mtu {
         config.insert("bridge.mtu".into(), mtu.to_string());
     }
-    Network {
-        config,
-        description: record.description.clone(),
-        name: spec.name.to_string(),
-        kind: "bridge".into(),
-        used_by,
-        managed: true,
-        status: "Created".into(),
-        locations: vec!["none".into()],
-        project: "default".into(),
-    }
+    Network { config, kind: "bridge".into(), ..described }
 }
 
 /// A link of the host.
@@ -66,6 +69,7 @@ pub(crate) fn network_state(link: &LinkUsage) -> NetworkState {
         state: if link.up { "up" } else { "down" }.into(),
         kind: if link.loopback { "loopback" } else { "broadcast" }.into(),
         bridge: None,
+        chain: None,
     }
 }
 

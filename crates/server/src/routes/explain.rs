@@ -17,6 +17,11 @@ use crate::request::Caller;
 
 pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller) -> Answer {
     let view = app.engine.instance(&caller.project()?, &name)?;
+    match caller.query.get("as") {
+        None | Some("json") => {}
+        Some("shell") => return Ok(reply::sync(&app.engine.script(&view, &*app.access)?)),
+        Some(other) => return Err(ApiError::bad(format!("as: {other:?} is not known: json or shell"))),
+    }
     let pid = view.pid().ok_or_else(|| ApiError::bad("Instance is not running: nothing isolates it from anything"))?;
     let sandbox = app.engine.sandbox(&view.record)?;
     let (namespaces, host) = (app.access.namespaces(pid)?, app.access.namespaces(std::process::id())?);
@@ -47,7 +52,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, c
         sys_writable: sandbox.sys_writable,
         devices: sandbox.devices.iter().map(|node| format!("/dev/{}", node.path)).collect(),
         limits: limits(&view),
-        links: links(&view),
+        links: links(&app, &view),
         exposed: exposed(&app, &sandbox, is_hosts),
     }))
 }
@@ -90,7 +95,7 @@ fn limits(view: &InstanceView) -> BTreeMap<String, String> {
     view.settings().into_iter().flatten().map(|(knob, setting)| (format!("{knob:?}"), setting.to_string())).collect()
 }
 
-fn links(view: &InstanceView) -> BTreeMap<String, String> {
+fn links(app: &App, view: &InstanceView) -> BTreeMap<String, String> {
     let boot = view.seen();
     let mut links = BTreeMap::new();
     for (device, grant) in &view.record.wish.nics {
@@ -101,7 +106,30 @@ fn links(view: &InstanceView) -> BTreeMap<String, String> {
         let text = format!("{host} on {}, may send as {} {}", grant.network, grant.mac, addresses.join(" "));
         links.insert(device.to_string(), text);
     }
+    for (device, nic) in boot.into_iter().flat_map(|boot| &boot.nics) {
+        if let Some(to) = nic.wire.as_ref().map(|wire| &wire.to) {
+            let text =
+                format!("a wire to {} of {}, which passes no firewall of the host", to.device, name_of(app, to.id));
+            links.insert(device.to_string(), text);
+        }
+    }
     links
+}
+
+/// What it means to live among the processes of another instance.
+fn among_others(app: &App, sandbox: &SandboxSpec) -> Vec<String> {
+    let Share::Instance(id) = sandbox.namespaces.of(NamespaceKind::Pid) else { return Vec::new() };
+    let name = name_of(app, *id);
+    let mut told = vec![
+        format!("the processes of {name}, and to it its own: names, command lines, what they use"),
+        format!("its life: where the first process there is {name}'s, the kernel kills all of it when that ends"),
+    ];
+    if !sandbox.namespaces.foreign.contains(&NamespaceKind::Pid) {
+        told.push(format!(
+            "the files of {name}, and to it its own, by /proc/PID/root; and reboot(2), which ends {name}: they have the same users"
+        ));
+    }
+    told
 }
 
 /// What is shared, in sentences.
@@ -113,7 +141,7 @@ fn exposed(app: &App, sandbox: &SandboxSpec, is_hosts: impl Fn(NamespaceKind) ->
     for (kind, what) in [
         (NamespaceKind::Time, "the clocks: how long the host has been up"),
         (NamespaceKind::Net, "the host's links, addresses and abstract sockets"),
-        (NamespaceKind::Pid, "the host's processes"),
+        (NamespaceKind::Pid, "the host's processes, and those of all guests: names, command lines, what they use"),
         (NamespaceKind::Ipc, "the host's System V objects and message queues"),
         (NamespaceKind::Uts, "the host's name"),
         (NamespaceKind::Cgroup, "the host's control groups: which there are and what they use"),
@@ -128,6 +156,7 @@ fn exposed(app: &App, sandbox: &SandboxSpec, is_hosts: impl Fn(NamespaceKind) ->
             exposed.push(format!("its {} namespace, with {}", kind.as_str(), name_of(app, *id)));
         }
     }
+    exposed.extend(among_others(app, sandbox));
     if sandbox.mounts == MountMode::Lean {
         exposed.push("what /proc tells of the host as a whole: load, memory, CPUs, kernel version".to_owned());
     }

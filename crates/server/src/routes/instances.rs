@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use config::Written;
-use engine::{InstanceView, NewInstance, Patch, Update, Verb};
+use engine::{Foreseen, InstanceView, NewInstance, Patch, Update, Verb};
 use model::{InstanceName, ProfileName, ProjectName, Step};
 use serde_json::Value;
-use sysctl_api::{Instance, InstancePut, InstanceState, InstancesPost, PlanStep};
+use sysctl_api::{CONSEQUENCE, Instance, InstancePut, InstanceState, InstancesPost, PlanStep};
 
 use crate::App;
 use crate::error::ApiError;
@@ -164,8 +164,19 @@ fn new_instance(project: ProjectName, post: InstancesPost) -> Result<NewInstance
     })
 }
 
+/// What a change would do, as it is told by `?plan=1`: its steps, then what it means for others.
+pub(crate) fn foreseen(foreseen: &Foreseen) -> Vec<PlanStep> {
+    let mut told = plan_steps(&foreseen.steps);
+    told.extend(foreseen.others.iter().map(|other| PlanStep {
+        step: CONSEQUENCE.to_owned(),
+        text: other.text.clone(),
+        detail: serde_json::json!({ "object": other.object }),
+    }));
+    told
+}
+
 /// Steps as they are told by `?plan=1`.
-pub(crate) fn plan_steps(steps: &[Step]) -> Vec<PlanStep> {
+fn plan_steps(steps: &[Step]) -> Vec<PlanStep> {
     steps
         .iter()
         .map(|step| PlanStep {
@@ -180,7 +191,7 @@ pub(crate) fn plan_steps(steps: &[Step]) -> Vec<PlanStep> {
 pub(crate) async fn ask(app: &App, caller: &Caller, name: &str, verb: Verb) -> Answer {
     let project = caller.project()?;
     if caller.query.is_on("plan") {
-        return Ok(reply::sync(&plan_steps(&app.engine.plan_verb(&project, name, &verb)?)));
+        return Ok(reply::sync(&foreseen(&app.engine.foresee(&project, name, &verb)?)));
     }
     let view = app.engine.ask(&project, name, verb, caller.expect(), caller.requestor()).await?;
     Ok(reply::operation(&view))

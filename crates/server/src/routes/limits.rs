@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use engine::InstanceView;
+use config::Written;
+use engine::{InstanceView, Patch, Verb};
 use model::gauges::{self, Gauges};
 use model::{Boot, Knob, KnobChange, Setting};
 use sysctl_api::{
     AppliedKnob, InstanceLoad, LimitHits, LimitKnob, LimitsApplied, LimitsPatch, Pressure, Stall, Stalls,
 };
 
+use super::instances::foreseen;
 use crate::App;
 use crate::error::ApiError;
 use crate::reply::{self, Answer};
@@ -25,12 +27,20 @@ pub(crate) async fn patch(
 ) -> Answer {
     let arrived = Instant::now();
     let patch: LimitsPatch = request::body(&body)?;
-    if let Some(other) = patch.keys().find(|key| !key.starts_with("limits.")) {
-        let text = format!("{other}: only keys that begin with limits. are set here; PATCH the instance for others");
+    let is_limit = |key: &str| ["limits.", "devices."].iter().any(|prefix| key.starts_with(prefix));
+    if let Some(other) = patch.keys().find(|key| !is_limit(key)) {
+        let text = format!(
+            "{other}: only keys that begin with limits. or devices. are set here; PATCH the instance for others"
+        );
         return Err(ApiError::bad(text));
     }
     let config = patch.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
     let project = caller.project()?;
+    if caller.query.is_on("plan") {
+        let written = Written { config, ..Written::default() };
+        let verb = Verb::Patch(Box::new(Patch { written, ..Patch::default() }));
+        return Ok(reply::sync(&foreseen(&app.engine.foresee(&project, &name, &verb)?)));
+    }
     let done = app.engine.change_limits(&project, &name, config, caller.expect(), caller.requestor()).await?;
     let total = done.effective.map_or_else(Default::default, |at| at.saturating_duration_since(arrived));
     Ok(reply::sync(&LimitsApplied {

@@ -41,6 +41,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, caller: Caller) -> Answer {
         });
     }
     counts.iter().for_each(|(project, count)| metrics.instances(project, *count));
+    metrics.uptime(app.started.elapsed());
     metrics.operations(app.engine.operations().list().iter().filter(|o| o.status == Status::Running).count());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.text()).into_response())
 }

@@ -21,20 +21,23 @@ mod projects;
 mod root;
 mod state;
 mod storage;
+mod table;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::get;
 
 use crate::App;
 use crate::error::ApiError;
 
 pub(crate) use events::Texts;
+pub use table::Change;
+use table::{Table, on};
 
 /// Largest JSON body. The largest that a client has reason to send is a definition with cloud-init data, some 100 KB.
 const MAX_BODY: usize = 1 << 20;
@@ -49,12 +52,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     } else {
         Router::new().route(&app.info.panic_at, get(panic_on_purpose))
     };
+    let [server, instances, images, others, operations, holding] = tables().map(|table| table.router);
+    let taken_up = axum::middleware::from_fn_with_state(app.clone(), once_taken_up);
+    let looked = axum::middleware::from_fn_with_state(app.clone(), once_looked);
     router
-        .merge(server_routes())
-        .merge(operation_routes(&app))
-        .merge(instance_routes())
-        .merge(image_routes())
-        .merge(other_routes())
+        .merge(server)
+        .merge(operations.route_layer(taken_up))
+        .merge(holding.route_layer(looked))
+        .merge(instances)
+        .merge(images)
+        .merge(others)
         .fallback(unknown)
         .method_not_allowed_fallback(not_implemented)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -95,26 +102,45 @@ async fn too_large(request: Request, next: Next) -> Response {
     response
 }
 
-fn server_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/", get(root::versions))
-        .route("/1.0", get(root::get).put(root::put).patch(root::put))
-        .route("/1.0/", get(root::get))
-        .route("/1.0/events", get(events::listen))
-        .route("/1.0/load", get(limits::load))
-        .route("/1.0/metrics", get(metrics::get))
-        .route("/1.0/doctor", get(doctor::get).post(doctor::repair))
-        .route("/internal/ready", get(internal::ready))
-        .route("/internal/shutdown", put(internal::shutdown))
+/// Every request that changes something.
+pub(crate) fn changes() -> Vec<Change> {
+    tables().into_iter().flat_map(|table| table.changes).collect()
 }
 
-fn operation_routes(app: &Arc<App>) -> Router<Arc<App>> {
-    Router::new()
-        .route("/1.0/operations", get(operations::list))
-        .route("/1.0/operations/{id}", get(operations::get).delete(operations::cancel))
-        .route("/1.0/operations/{id}/wait", get(operations::wait))
-        .route("/1.0/operations/{id}/websocket", get(operations::websocket))
-        .route_layer(axum::middleware::from_fn_with_state(app.clone(), once_taken_up))
+fn tables() -> [Table; 6] {
+    [server_routes(), instance_routes(), image_routes(), other_routes(), operation_routes(), routes_of_what_holds()]
+}
+
+fn server_routes() -> Table {
+    const NOTHING: &str = "the server has no keys of its own";
+    Table::default()
+        .at("/", on().get(root::versions))
+        .at(
+            "/1.0",
+            on().get(root::get).untold(Method::PUT, NOTHING, root::put).untold(Method::PATCH, NOTHING, root::put),
+        )
+        .at("/1.0/", on().get(root::get))
+        .at("/1.0/events", on().get(events::listen))
+        .at(
+            "/1.0/doctor",
+            on().get(doctor::get).untold(Method::POST, "GET tells what is not as it should be", doctor::repair),
+        )
+        .at("/internal/ready", on().get(internal::ready))
+        .at(
+            "/internal/shutdown",
+            on().untold(Method::PUT, "PUT /1.0/instances tells it of a stop of all", internal::shutdown),
+        )
+}
+
+fn operation_routes() -> Table {
+    Table::default()
+        .at("/1.0/operations", on().get(operations::list))
+        .at(
+            "/1.0/operations/{id}",
+            on().get(operations::get).untold(Method::DELETE, "how far it is by then nobody knows", operations::cancel),
+        )
+        .at("/1.0/operations/{id}/wait", on().get(operations::wait))
+        .at("/1.0/operations/{id}/websocket", on().get(operations::websocket))
 }
 
 /// An operation of a former daemon is not missing: it may be one of a program that is being taken up.
@@ -123,63 +149,122 @@ async fn once_taken_up(State(app): State<Arc<App>>, request: Request, next: Next
     next.run(request).await
 }
 
-fn instance_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/1.0/instances", get(instances::list).post(instances::create).put(state::put_all))
-        .route("/1.0/containers", get(instances::list))
-        .route(
+/// Only who runs it knows what a program does.
+const PROGRAMS: &str = "only the program knows what it does";
+const FILES: &str = "files are the guest's, which changes them at any time";
+const CONSOLE: &str = "what the console has is the guest's";
+
+fn instance_routes() -> Table {
+    Table::default()
+        .at(
+            "/1.0/instances",
+            on().get(instances::list).told(Method::POST, instances::create).told(Method::PUT, state::put_all),
+        )
+        .at("/1.0/containers", on().get(instances::list))
+        .at(
             "/1.0/instances/{name}",
-            get(instances::get).put(instances::put).patch(instances::patch).delete(instances::delete),
+            on().get(instances::get)
+                .told(Method::PUT, instances::put)
+                .told(Method::PATCH, instances::patch)
+                .told(Method::DELETE, instances::delete),
         )
-        .route("/1.0/instances/{name}/state", get(state::get).put(state::put))
-        .route("/1.0/instances/{name}/limits", get(limits::get).patch(limits::patch))
-        .route("/1.0/instances/{name}/limits/hits", get(limits::hits))
-        .route("/1.0/instances/{name}/autoscale", get(autoscale::get))
-        .route("/1.0/instances/{name}/pressure", get(limits::pressure))
-        .route("/1.0/instances/{name}/exec", post(exec::post))
-        .route("/1.0/instances/{name}/console", get(console::log).post(console::post).delete(console::clear))
-        .route("/1.0/instances/{name}/explain", get(explain::get))
-        .route("/1.0/instances/{name}/namespaces", get(namespaces::of_instance))
-        .route("/1.0/instances/{name}/sftp", get(files::sftp))
-        .route("/1.0/instances/{name}/files", get(files::get).head(files::head).post(files::post).delete(files::delete))
+        .at("/1.0/instances/{name}/state", on().get(state::get).told(Method::PUT, state::put))
+        .at("/1.0/instances/{name}/limits/hits", on().get(limits::hits))
+        .at("/1.0/instances/{name}/autoscale", on().get(autoscale::get))
+        .at("/1.0/instances/{name}/pressure", on().get(limits::pressure))
+        .at("/1.0/instances/{name}/exec", on().untold(Method::POST, PROGRAMS, exec::post))
+        .at(
+            "/1.0/instances/{name}/console",
+            on().get(console::log).untold(Method::POST, CONSOLE, console::post).untold(
+                Method::DELETE,
+                CONSOLE,
+                console::clear,
+            ),
+        )
+        .at("/1.0/instances/{name}/namespaces", on().get(namespaces::of_instance))
+        .at("/1.0/instances/{name}/sftp", on().get(files::sftp))
+        .at(
+            "/1.0/instances/{name}/files",
+            on().get(files::get).head(files::head).untold(Method::POST, FILES, files::post).untold(
+                Method::DELETE,
+                FILES,
+                files::delete,
+            ),
+        )
 }
 
-fn image_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/1.0/images", get(images::list).post(images::post).layer(DefaultBodyLimit::disable()))
-        .route("/1.0/images/aliases", get(images::aliases).post(images::create_alias))
-        .route(
+/// What is told of limits as they hold.
+fn routes_of_what_holds() -> Table {
+    Table::default()
+        .at("/1.0/load", on().get(limits::load))
+        .at("/1.0/metrics", on().get(metrics::get))
+        .at("/1.0/instances/{name}/limits", on().get(limits::get).told(Method::PATCH, limits::patch))
+        .at("/1.0/instances/{name}/explain", on().get(explain::get))
+}
+
+/// A daemon that has just begun knows what runs before it knows how each is limited.
+async fn once_looked(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    app.engine.looked().await;
+    next.run(request).await
+}
+
+fn image_routes() -> Table {
+    const IMAGES: &str = "what an image holds is known once it is read";
+    const NAMES: &str = "it is a name and nothing else, which has no steps";
+    Table::default()
+        .at("/1.0/images", on().get(images::list).untold(Method::POST, IMAGES, images::post).of_any_size())
+        .at("/1.0/images/aliases", on().get(images::aliases).untold(Method::POST, NAMES, images::create_alias))
+        .at(
             "/1.0/images/aliases/{*name}",
-            get(images::alias).delete(images::delete_alias).put(images::put_alias).patch(images::put_alias),
+            on().get(images::alias)
+                .untold(Method::DELETE, NAMES, images::delete_alias)
+                .untold(Method::PUT, NAMES, images::put_alias)
+                .untold(Method::PATCH, NAMES, images::put_alias),
         )
-        .route("/1.0/images/{fingerprint}", get(images::get).put(images::put).delete(images::delete))
-        .route("/1.0/images/{fingerprint}/export", get(images::export))
+        .at(
+            "/1.0/images/{fingerprint}",
+            on().get(images::get)
+                .untold(Method::PUT, "it is words about an image, which has no steps", images::put)
+                .untold(Method::DELETE, "which layers go is seen when nobody needs them any more", images::delete),
+        )
+        .at("/1.0/images/{fingerprint}/export", on().get(images::export))
 }
 
-fn other_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/1.0/networks", get(networks::list))
-        .route("/1.0/networks/{name}", get(networks::get))
-        .route("/1.0/networks/{name}/state", get(networks::state))
-        .route("/1.0/networks/{name}/leases", get(networks::leases))
-        .route("/1.0/storage-pools", get(storage::list))
-        .route("/1.0/storage-pools/{name}", get(storage::get))
-        .route("/1.0/storage-pools/{name}/resources", get(storage::resources))
-        .route("/1.0/profiles", get(profiles::list).post(profiles::create))
-        .route(
+fn other_routes() -> Table {
+    Table::default()
+        .at("/1.0/networks", on().get(networks::list).told(Method::POST, networks::create))
+        .at(
+            "/1.0/networks/{name}",
+            on().get(networks::get)
+                .told(Method::PUT, networks::put)
+                .told(Method::PATCH, networks::patch)
+                .told(Method::DELETE, networks::delete),
+        )
+        .at("/1.0/networks/{name}/state", on().get(networks::state))
+        .at("/1.0/networks/{name}/leases", on().get(networks::leases))
+        .at("/1.0/storage-pools", on().get(storage::list))
+        .at("/1.0/storage-pools/{name}", on().get(storage::get))
+        .at("/1.0/storage-pools/{name}/resources", on().get(storage::resources))
+        .at("/1.0/profiles", on().get(profiles::list).told(Method::POST, profiles::create))
+        .at(
             "/1.0/profiles/{name}",
-            get(profiles::get).put(profiles::put).patch(profiles::patch).delete(profiles::delete),
+            on().get(profiles::get)
+                .told(Method::PUT, profiles::put)
+                .told(Method::PATCH, profiles::patch)
+                .told(Method::DELETE, profiles::delete),
         )
-        .route("/1.0/namespaces", get(namespaces::list).post(namespace_objects::create))
-        .route("/1.0/namespaces/graph", get(namespaces::draw))
-        .route("/1.0/namespaces/gc", post(namespace_objects::gc))
-        .route(
+        .at("/1.0/namespaces", on().get(namespaces::list).told(Method::POST, namespace_objects::create))
+        .at("/1.0/namespaces/graph", on().get(namespaces::draw))
+        .at("/1.0/namespaces/gc", on().told(Method::POST, namespace_objects::gc))
+        .at(
             "/1.0/namespaces/{kind}/{name}",
-            get(namespaces::get).patch(namespace_objects::patch).delete(namespace_objects::delete),
+            on().get(namespaces::get)
+                .told(Method::PATCH, namespace_objects::patch)
+                .told(Method::DELETE, namespace_objects::delete),
         )
-        .route("/1.0/projects", get(projects::list))
-        .route("/1.0/projects/{name}", get(projects::get))
-        .route("/1.0/warnings", get(root::empty_list))
-        .route("/1.0/certificates", get(root::empty_list))
-        .route("/1.0/cluster", get(root::cluster))
+        .at("/1.0/projects", on().get(projects::list))
+        .at("/1.0/projects/{name}", on().get(projects::get))
+        .at("/1.0/warnings", on().get(root::empty_list))
+        .at("/1.0/certificates", on().get(root::empty_list))
+        .at("/1.0/cluster", on().get(root::cluster))
 }

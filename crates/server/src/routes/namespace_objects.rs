@@ -8,6 +8,7 @@ use engine::{NamespaceChange, NewNamespace, Origin};
 use model::{NamespaceKind, ProjectName};
 use sysctl_api::{NamespaceAdoption, NamespacePatch, NamespacesGc, NamespacesGcPost, NamespacesPost};
 
+use super::instances::foreseen;
 use crate::App;
 use crate::error::ApiError;
 use crate::reply::{self, Answer};
@@ -42,6 +43,9 @@ pub(crate) async fn create(State(app): State<Arc<App>>, caller: Caller, body: By
         users: users.map(|name| name.parse().map_err(invalid)).transpose()?,
         origin: origin(post.adopt, caller.project()?)?,
     };
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&foreseen(&app.engine.foresee_new_namespace(new)?)));
+    }
     let made = app.engine.create_namespace(new).await?;
     Ok(reply::created(&format!("/1.0/namespaces/{}", made.label())))
 }
@@ -53,18 +57,31 @@ pub(crate) async fn patch(
     body: Bytes,
 ) -> Answer {
     let NamespacePatch { description, netns } = request::body(&body)?;
-    let change = NamespaceChange { description, netns };
-    app.engine.change_namespace(kind(&word)?, &name, change, caller.expect()).await?;
+    let (kind, change) = (kind(&word)?, NamespaceChange { description, netns });
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&foreseen(&app.engine.foresee_namespace(kind, &name, change, caller.expect())?)));
+    }
+    app.engine.change_namespace(kind, &name, change, caller.expect()).await?;
     Ok(reply::done())
 }
 
-pub(crate) async fn delete(State(app): State<Arc<App>>, Path((word, name)): Path<(String, String)>) -> Answer {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    Path((word, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Answer {
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&foreseen(&app.engine.foresee_no_namespace(kind(&word)?, &name)?)));
+    }
     app.engine.delete_namespace(kind(&word)?, &name).await?;
     Ok(reply::done())
 }
 
-pub(crate) async fn gc(State(app): State<Arc<App>>, body: Bytes) -> Answer {
+pub(crate) async fn gc(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Answer {
     let NamespacesGcPost { dry_run } = request::body(&body)?;
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&foreseen(&app.engine.collect_namespaces(true).await?.foreseen())));
+    }
     let garbage = app.engine.collect_namespaces(dry_run).await?;
     Ok(reply::sync(&NamespacesGc {
         namespaces: garbage.objects.iter().map(|object| format!("/1.0/namespaces/{}", object.label())).collect(),

@@ -11,7 +11,7 @@ use sysctl_api::{InstanceNamespace, NamespaceView};
 
 use crate::App;
 use crate::error::ApiError;
-use crate::render::graph;
+use crate::render::{self, graph};
 use crate::reply::{self, Answer};
 use crate::request::Caller;
 
@@ -69,12 +69,12 @@ pub(crate) async fn get(
 
 /// The same as a picture: `text`, `json`, `dot` or `mermaid`.
 pub(crate) async fn draw(State(app): State<Arc<App>>, caller: Caller) -> Answer {
-    let found = views(&app, &caller.project()?)?;
+    let graph = graph::of(&views(&app, &caller.project()?)?, &app.engine.wires(), render::chain::chain_lines(&app));
     let text = match caller.query.get("format").unwrap_or("json") {
-        "json" => return Ok(reply::sync(&graph::of(&found))),
-        "text" => graph::text(&graph::of(&found)),
-        "dot" => graph::dot(&graph::of(&found)),
-        "mermaid" => graph::mermaid(&graph::of(&found)),
+        "json" => return Ok(reply::sync(&graph)),
+        "text" => graph::text(&graph),
+        "dot" => graph::dot(&graph),
+        "mermaid" => graph::mermaid(&graph),
         other => return Err(ApiError::bad(format!("format: {other:?} is not known: text, json, dot or mermaid"))),
     };
     Ok(reply::sync(&text))

@@ -8,6 +8,7 @@ use config::Written;
 use engine::ProfileRecord;
 use sysctl_api::{Profile, ProfilePut, ProfilesPost};
 
+use super::instances::foreseen;
 use crate::App;
 use crate::error::ApiError;
 use crate::render;
@@ -42,6 +43,9 @@ pub(crate) async fn create(State(app): State<Arc<App>>, caller: Caller, body: By
         description: post.description,
         written: Written { config: post.config, devices: post.devices },
     };
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&foreseen(&app.engine.foresee_new_profile(&record)?)));
+    }
     let location = format!("/1.0/profiles/{}", record.name);
     app.engine.create_profile(record).await?;
     Ok(reply::created(&location))
@@ -49,10 +53,19 @@ pub(crate) async fn create(State(app): State<Arc<App>>, caller: Caller, body: By
 
 pub(crate) async fn put(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller, body: Bytes) -> Answer {
     let put: ProfilePut = request::body(&body)?;
-    let before = app.engine.profile(&caller.project()?, &name)?;
     let written = Written { config: put.config.unwrap_or_default(), devices: put.devices.unwrap_or_default() };
-    let record = ProfileRecord { description: put.description.unwrap_or_default(), written, ..before };
-    app.engine.change_profile(record, caller.expect()).await?;
+    let description = put.description.unwrap_or_default();
+    change(&app, &caller, &name, |before| ProfileRecord { description, written, ..before }).await
+}
+
+/// Changes a profile, or tells what that would do.
+async fn change(app: &App, caller: &Caller, name: &str, how: impl FnOnce(ProfileRecord) -> ProfileRecord) -> Answer {
+    let project = caller.project()?;
+    if caller.query.is_on("plan") {
+        let record = how(app.engine.profile(&project, name)?);
+        return Ok(reply::sync(&foreseen(&app.engine.foresee_profile(&record, caller.expect())?)));
+    }
+    app.engine.change_profile(&project, name, caller.expect(), how).await?;
     Ok(reply::done())
 }
 
@@ -63,16 +76,20 @@ pub(crate) async fn patch(
     body: Bytes,
 ) -> Answer {
     let patch: ProfilePut = request::body(&body)?;
-    let mut record = app.engine.profile(&caller.project()?, &name)?;
-    record.written.config.extend(patch.config.unwrap_or_default());
-    record.written.config.retain(|_, value| !value.is_empty());
-    record.written.devices.extend(patch.devices.unwrap_or_default());
-    record.description = patch.description.unwrap_or(record.description);
-    app.engine.change_profile(record, caller.expect()).await?;
-    Ok(reply::done())
+    let merge = |mut record: ProfileRecord| {
+        record.written.config.extend(patch.config.unwrap_or_default());
+        record.written.config.retain(|_, value| !value.is_empty());
+        record.written.devices.extend(patch.devices.unwrap_or_default());
+        record.description = patch.description.unwrap_or(record.description);
+        record
+    };
+    change(&app, &caller, &name, merge).await
 }
 
 pub(crate) async fn delete(State(app): State<Arc<App>>, Path(name): Path<String>, caller: Caller) -> Answer {
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&foreseen(&app.engine.foresee_no_profile(&caller.project()?, &name)?)));
+    }
     app.engine.delete_profile(&caller.project()?, &name).await?;
     Ok(reply::done())
 }

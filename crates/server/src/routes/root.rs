@@ -99,6 +99,8 @@ fn features(facts: &HostFacts) -> BTreeMap<String, String> {
     set("time_namespaces", facts.time_namespaces);
     set("landlock", facts.landlock > 0);
     set("proc_by_descriptor", facts.proc_by_descriptor);
+    set("link_limits", facts.link_limits);
+    set("lxcfs", facts.lxcfs);
     for knob in model::Knob::ALL {
         set(&format!("knob.{knob:?}"), facts.knobs.contains(&knob));
     }

@@ -6,9 +6,9 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use engine::Verb;
 use model::{Power, StopKind};
-use sysctl_api::{InstancesPutState, StatePut};
+use sysctl_api::{InstancesPutState, PlanStep, StatePut};
 
-use super::instances::{ask, state_of};
+use super::instances::{ask, foreseen, state_of};
 use crate::App;
 use crate::error::ApiError;
 use crate::reply::{self, Answer};
@@ -53,7 +53,7 @@ pub(crate) async fn put_all(State(app): State<Arc<App>>, caller: Caller, body: B
     let put = put.state.ok_or_else(|| ApiError::bad("state: an action is needed"))?;
     let verb = verb(&put)?;
     let project = caller.project()?;
-    let mut last = None;
+    let (mut last, mut told) = (None, Vec::new());
     for view in app.engine.instances().iter().filter(|view| view.record.project == project) {
         let applies = match (&verb, view.record.wish.power) {
             (Verb::Start, Power::Off | Power::On { frozen: true, .. }) => true,
@@ -64,8 +64,17 @@ pub(crate) async fn put_all(State(app): State<Arc<App>>, caller: Caller, body: B
         };
         if applies {
             let name = view.record.name.as_str();
+            if caller.query.is_on("plan") {
+                // Whose step it is its detail has by an id only.
+                let own = foreseen(&app.engine.foresee(&project, name, &verb)?).into_iter();
+                told.extend(own.map(|step| PlanStep { text: format!("{name}: {}", step.text), ..step }));
+                continue;
+            }
             last = Some(app.engine.ask(&project, name, verb.clone(), None, caller.requestor()).await?);
         }
+    }
+    if caller.query.is_on("plan") {
+        return Ok(reply::sync(&told));
     }
     // Each instance has an operation of its own; the last one stands for all.
     Ok(last.map_or_else(reply::done, |view| reply::operation(&view)))

@@ -40,12 +40,26 @@ pub(crate) struct GetArgs {
 pub(crate) struct SetArgs {
     /// Name of the instance
     name: String,
+    #[command(flatten)]
+    set: Pairs,
+}
+
+/// Keys to set.
+#[derive(Debug, Words)]
+pub(super) struct Pairs {
     /// KEY=VALUE, or one KEY and its VALUE; the value - is read from standard input
     #[arg(required = true, value_name = "KEY=VALUE")]
     pairs: Vec<String>,
     /// Tell the steps without doing them
     #[arg(long)]
-    plan: bool,
+    pub(super) plan: bool,
+}
+
+impl Pairs {
+    /// As they are written in a change.
+    pub(super) fn read(&self) -> Result<Config> {
+        pairs(&self.pairs, read_stdin).map_err(Failure::usage)
+    }
 }
 
 /// Words of `config unset`.
@@ -53,9 +67,26 @@ pub(crate) struct SetArgs {
 pub(crate) struct UnsetArgs {
     /// Name of the instance
     name: String,
+    #[command(flatten)]
+    unset: Keys,
+}
+
+/// Keys to take back.
+#[derive(Debug, Words)]
+pub(super) struct Keys {
     /// Keys
     #[arg(required = true)]
     keys: Vec<String>,
+    /// Tell the steps without doing them
+    #[arg(long)]
+    pub(super) plan: bool,
+}
+
+impl Keys {
+    /// As they are written in a change: an empty value takes a key back.
+    pub(super) fn read(&self) -> Config {
+        self.keys.iter().map(|key| (key.clone(), String::new())).collect()
+    }
 }
 
 /// Words of `config show`.
@@ -75,16 +106,14 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result {
     match command {
         Command::Get(args) => get(cx, args).await,
         Command::Set(args) => {
-            let pairs = pairs(&args.pairs, read_stdin).map_err(Failure::usage)?;
+            let pairs = args.set.read()?;
             let keys: Vec<&str> = pairs.keys().map(String::as_str).collect();
             let attempt = format!("set {} of instance {:?}", keys.join(", "), args.name);
-            change(cx, &args.name, pairs, args.plan, &attempt).await
+            change(cx, &args.name, pairs, args.set.plan, &attempt).await
         }
         Command::Unset(args) => {
-            let attempt = format!("unset {} of instance {:?}", args.keys.join(", "), args.name);
-            // An empty value takes a key back.
-            let pairs = args.keys.into_iter().map(|key| (key, String::new())).collect();
-            change(cx, &args.name, pairs, false, &attempt).await
+            let attempt = format!("unset {} of instance {:?}", args.unset.keys.join(", "), args.name);
+            change(cx, &args.name, args.unset.read(), args.unset.plan, &attempt).await
         }
         Command::Show(args) => show(cx, args).await,
     }

@@ -11,8 +11,8 @@ use crate::output::{self, Table};
 
 /// Words of `limits`.
 #[derive(Debug, Words)]
-#[command(after_help = "Words: memory, cpu (a number, ids, 150% or 25ms/100ms), processes, swap, or any key without \
-    its limits. like memory.high.\n\nExample: sysctl-cli limits web1 memory=2GiB cpu=150%")]
+#[command(after_help = "Words: memory, cpu (a number, ids, 150% or 25ms/100ms), processes, swap, any key without its \
+    limits. like memory.high, devices.policy and devices.rules.\n\nExample: sysctl-cli limits web1 memory=2GiB cpu=150%")]
 pub(crate) struct Args {
     /// Name of the instance
     name: String,
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Show the limits again every second, after what is to change has changed
     #[arg(long)]
     watch: bool,
+    /// Tell the steps without doing them
+    #[arg(long, requires = "pairs", conflicts_with = "watch")]
+    plan: bool,
 }
 
 /// How often `--watch` looks.
@@ -30,7 +33,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(crate) async fn run(cx: &Context, args: Args) -> Result {
     let name = &args.name;
     if !args.pairs.is_empty() {
-        change(cx, name, &args.pairs).await?;
+        change(cx, name, &args.pairs, args.plan).await?;
         if !args.watch {
             return Ok(());
         }
@@ -45,9 +48,13 @@ pub(crate) async fn run(cx: &Context, args: Args) -> Result {
     }
 }
 
-async fn change(cx: &Context, name: &str, pairs: &[String]) -> Result {
+async fn change(cx: &Context, name: &str, pairs: &[String], plan: bool) -> Result {
     let patch = pairs.iter().map(|word| pair(word)).collect::<Result<LimitsPatch, String>>().map_err(Failure::usage)?;
-    let done = cx.client.patch_instance_limits(name, &patch, None).await.attempt(|| format!("limit {name:?}"))?;
+    let attempt = || format!("limit {name:?}");
+    if plan {
+        return cx.plan(&cx.client.plan_patch_instance_limits(name, &patch).await.attempt(attempt)?);
+    }
+    let done = cx.client.patch_instance_limits(name, &patch, None).await.attempt(attempt)?;
     match cx.format {
         None => output::text(&told(&done)),
         Some(_) => cx.object(&done),
@@ -62,7 +69,7 @@ fn pair(word: &str) -> Result<(String, Option<String>), String> {
         ("cpu", value) if value.contains(['%', '/']) => "limits.cpu.allowance".to_owned(),
         ("swap", _) => "limits.memory.swap".to_owned(),
         ("pids", _) => "limits.processes".to_owned(),
-        (key, _) if key.starts_with("limits.") => key.to_owned(),
+        (key, _) if key.starts_with("limits.") || key.starts_with("devices.") => key.to_owned(),
         (word, _) => format!("limits.{word}"),
     };
     Ok((key, (!value.is_empty()).then_some(value)))
@@ -101,6 +108,7 @@ mod tests {
             ("memory.high=1GiB", "limits.memory.high", Some("1GiB")),
             ("limits.processes=5", "limits.processes", Some("5")),
             ("swap=", "limits.memory.swap", None),
+            ("devices.rules=-fuse", "devices.rules", Some("-fuse")),
         ] {
             assert_eq!(pair(word), Ok((key.to_owned(), value.map(str::to_owned))), "{word}");
         }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod autoscale;
+mod chain;
 mod completion;
 mod config;
 mod console;
@@ -67,10 +68,10 @@ pub(crate) enum Command {
     Restart(state::StopArgs),
     /// Hold instances still
     #[command(alias = "freeze")]
-    Pause(state::NamesArgs),
+    Pause(state::HoldArgs),
     /// Let instances go on that were held still
     #[command(alias = "unfreeze")]
-    Resume(state::NamesArgs),
+    Resume(state::HoldArgs),
     /// Delete instances
     #[command(visible_alias = "rm")]
     Delete(delete::Args),
@@ -98,6 +99,9 @@ pub(crate) enum Command {
     /// Networks
     #[command(subcommand)]
     Network(network::Command),
+    /// Functions between a network and an instance
+    #[command(subcommand)]
+    Chain(chain::Command),
     /// Storage pools
     #[command(subcommand)]
     Storage(storage::Command),
@@ -154,6 +158,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         Command::Image(command) => image::run(cx, command).await?,
         Command::Profile(command) => profile::run(cx, command).await?,
         Command::Network(command) => network::run(cx, command).await?,
+        Command::Chain(command) => chain::run(cx, command).await?,
         Command::Storage(command) => storage::run(cx, command).await?,
         Command::Project(command) => project::run(cx, command).await?,
         Command::Operation(command) => operation::run(cx, command).await?,

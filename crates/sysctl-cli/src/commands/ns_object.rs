@@ -58,6 +58,9 @@ pub(crate) struct CreateArgs {
     /// Words about it
     #[arg(long, default_value = "")]
     description: String,
+    /// Tell the steps without doing them
+    #[arg(long)]
+    plan: bool,
 }
 
 /// Words of `ns adopt`.
@@ -77,6 +80,9 @@ pub(crate) struct AdoptArgs {
     /// Words about it
     #[arg(long, default_value = "")]
     description: String,
+    /// Tell the steps without doing them
+    #[arg(long)]
+    plan: bool,
 }
 
 /// Words of `ns set`.
@@ -90,6 +96,9 @@ pub(crate) struct SetArgs {
     /// Words about it
     #[arg(long)]
     description: Option<String>,
+    /// Tell the steps without doing them
+    #[arg(long)]
+    plan: bool,
 }
 
 /// Words of `ns delete`.
@@ -98,13 +107,16 @@ pub(crate) struct DeleteArgs {
     /// Kinds and names, like net/blue
     #[arg(required = true)]
     labels: Vec<Label>,
+    /// Tell the steps without doing them
+    #[arg(long)]
+    plan: bool,
 }
 
 /// Words of `ns gc`.
 #[derive(Debug, Words)]
 pub(crate) struct GcArgs {
     /// Only tell what would go
-    #[arg(long)]
+    #[arg(long, visible_alias = "plan")]
     dry_run: bool,
 }
 
@@ -127,35 +139,51 @@ fn done(action: &'static str, label: &Label) -> Done {
 }
 
 pub(crate) async fn create(cx: &Context, args: CreateArgs) -> Result {
-    let CreateArgs { label, users, netns, description } = args;
+    let CreateArgs { label, users, netns, description, plan } = args;
     let (kind, name) = (label.kind.clone(), label.name.clone());
     let post = NamespacesPost { kind, name, description, netns, user_namespace: users, adopt: None };
-    cx.client.create_namespace(&post).await.attempt(|| format!("create namespace {label}"))?;
+    let attempt = || format!("create namespace {label}");
+    if plan {
+        return cx.plan(&cx.client.plan_create_namespace(&post).await.attempt(attempt)?);
+    }
+    cx.client.create_namespace(&post).await.attempt(attempt)?;
     cx.report(&[done("created", &label)])
 }
 
 pub(crate) async fn adopt(cx: &Context, args: AdoptArgs) -> Result {
-    let AdoptArgs { label, from, path, netns, description } = args;
+    let AdoptArgs { label, from, path, netns, description, plan } = args;
     let adopt = NamespaceAdoption { instance: from.unwrap_or_default(), path: path.unwrap_or_default() };
     let (kind, name) = (label.kind.clone(), label.name.clone());
     let post = NamespacesPost { kind, name, description, netns, adopt: Some(adopt), ..NamespacesPost::default() };
-    cx.client.create_namespace(&post).await.attempt(|| format!("adopt namespace {label}"))?;
+    let attempt = || format!("adopt namespace {label}");
+    if plan {
+        return cx.plan(&cx.client.plan_create_namespace(&post).await.attempt(attempt)?);
+    }
+    cx.client.create_namespace(&post).await.attempt(attempt)?;
     cx.report(&[done("adopted", &label)])
 }
 
 pub(crate) async fn set(cx: &Context, args: SetArgs) -> Result {
-    let SetArgs { label, netns, description } = args;
+    let SetArgs { label, netns, description, plan } = args;
     let patch = NamespacePatch { description, netns };
-    let changed = cx.client.patch_namespace(&label.kind, &label.name, &patch).await;
-    changed.attempt(|| format!("change namespace {label}"))?;
+    let attempt = || format!("change namespace {label}");
+    if plan {
+        let steps = cx.client.plan_patch_namespace(&label.kind, &label.name, &patch).await;
+        return cx.plan(&steps.attempt(attempt)?);
+    }
+    cx.client.patch_namespace(&label.kind, &label.name, &patch).await.attempt(attempt)?;
     cx.report(&[done("changed", &label)])
 }
 
 pub(crate) async fn delete(cx: &Context, args: DeleteArgs) -> Result {
     // One after the other: what was made in the users of an object may stand before these.
     for label in &args.labels {
-        let deleted = cx.client.delete_namespace(&label.kind, &label.name).await;
-        deleted.attempt(|| format!("delete namespace {label}"))?;
+        let attempt = || format!("delete namespace {label}");
+        if args.plan {
+            cx.plan(&cx.client.plan_delete_namespace(&label.kind, &label.name).await.attempt(attempt)?)?;
+            continue;
+        }
+        cx.client.delete_namespace(&label.kind, &label.name).await.attempt(attempt)?;
         cx.report(&[done("deleted", label)])?;
     }
     Ok(())

@@ -28,6 +28,16 @@ pub(crate) struct StartArgs {
     plan: bool,
 }
 
+/// Words of `pause` and `resume`.
+#[derive(Debug, Words)]
+pub(crate) struct HoldArgs {
+    #[command(flatten)]
+    which: NamesArgs,
+    /// Tell the steps without doing them
+    #[arg(long)]
+    plan: bool,
+}
+
 /// Words of `stop` and `restart`.
 #[derive(Debug, Words)]
 pub(crate) struct StopArgs {
@@ -81,8 +91,8 @@ pub(crate) async fn stop(cx: &Context, args: StopArgs, how: &Change) -> Result {
     change(cx, args.which, how, put, args.plan).await
 }
 
-pub(crate) async fn hold(cx: &Context, args: NamesArgs, how: &Change) -> Result {
-    change(cx, args, how, StatePut::default(), false).await
+pub(crate) async fn hold(cx: &Context, args: HoldArgs, how: &Change) -> Result {
+    change(cx, args.which, how, StatePut::default(), args.plan).await
 }
 
 async fn change(cx: &Context, which: NamesArgs, how: &Change, put: StatePut, plan: bool) -> Result {
@@ -130,6 +140,7 @@ mod tests {
     fn names_or_all_but_not_both_and_not_neither() {
         let parse = |words: &str| Cli::try_parse_from(format!("sysctl-cli {words}").split(' ')).is_ok();
         assert!(parse("stop a b --force") && parse("stop --all --timeout 3") && parse("start a --plan"));
+        assert!(parse("pause a --plan") && parse("resume --all --plan") && parse("restart a --plan"));
         assert!(!parse("stop") && !parse("stop a --all") && !parse("stop a --force --timeout 3"));
         assert!(!parse("stop a --timeout 0"));
     }

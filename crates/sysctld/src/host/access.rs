@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, StepError};
+use engine::{Access, BoxFuture, Cure, ImageFacts, Inventory, LinkUsage, Object, PoolUsage, RootFiles, StepError};
 use kernel::Errno;
 use model::{Boot, IdMap, InstanceId, NamespaceKind, PinId, PoolName, RootGen, RootSource};
 use rustix::fs::{Mode, OFlags};
@@ -137,6 +137,14 @@ impl Access for RealHost {
 
     fn pool_source(&self, pool: &PoolName) -> Option<PathBuf> {
         self.pool(pool).ok().map(|pool| pool.directory().to_owned())
+    }
+
+    fn root_files(&self, pool: &PoolName, root: (InstanceId, RootGen, RootSource)) -> Result<RootFiles, StepError> {
+        let layout = self.pool(pool)?.layout(root.0, root.1, root.2);
+        let volume = layout.pool.join(&layout.volume);
+        let layers = [volume.join(&layout.upper)].into_iter();
+        let layers = layers.chain(layout.layers.iter().map(|layer| layout.pool.join(layer))).collect();
+        Ok(RootFiles { layers, lock: volume.join("lock") })
     }
 
     fn namespaces(&self, pid: u32) -> Result<BTreeMap<NamespaceKind, u64>, StepError> {

@@ -1,5 +1,8 @@
 //! The boots of instances on this host: what is known of each, and the steps that act on them.
 
+mod life;
+mod wires;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,19 +12,21 @@ use ::network::wake::Callee;
 use engine::{HostEvent, InheritedSession, StepError};
 use model::scale::Watch;
 use model::{
-    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, InstanceSpec, KnobChange,
-    NicSeen, NicSpec, RootGen, RootSource, Settings,
+    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, KnobChange, NicSeen,
+    RootGen, RootSource, Settings,
 };
 use runtime::cgroup::Groups;
-use runtime::protocol::{KeepEvent, KeepRequest, KeepSpec, Nothing, Signal, phase};
+use runtime::launch::view::View;
+use runtime::protocol::{KeepEvent, KeepRequest, KeepSpec, Nothing, phase};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
+use super::hits::Ears;
 use super::keeper::{Keeper, State, end_of};
 use super::launch;
+use super::lxcfs::Lxcfs;
 use super::need::Needs;
 use super::network::{AttachedNic, Networks};
-use super::oom::OomWatch;
 use super::pins::Pins;
 use super::rest::Rests;
 use super::session::KeptSession;
@@ -30,9 +35,6 @@ use super::words;
 
 /// How long a keeper may take for what is quick: a hundred times what it takes.
 const QUICK: Duration = Duration::from_secs(10);
-
-/// How long a killed guest may take to die, each of the times that it is killed: a thousand times what it takes.
-const DEATH: Duration = Duration::from_secs(3);
 
 /// Causes of ends that spawn told and nobody asked for yet.
 const MAX_CAUSES: usize = 4096;
@@ -44,6 +46,10 @@ struct Entry {
     /// Its guest is gone and no keeper saw that.
     ended: Option<End>,
     nics: BTreeMap<DeviceName, AttachedNic>,
+    /// There was a wire to its guest.
+    wired: bool,
+    /// The lxcfs that its guest was made with; `None` once it has seen to that.
+    view: Option<View>,
 }
 
 /// A boot as it is known now.
@@ -68,6 +74,7 @@ pub(crate) struct Boots {
     pub(crate) spawn: Arc<Spawn>,
     networks: Arc<Networks>,
     pub(super) pins: Pins,
+    pub(super) lxcfs: Arc<Lxcfs>,
     facts: HostFacts,
     keep_dir: PathBuf,
     scratch: PathBuf,
@@ -82,7 +89,7 @@ pub(crate) struct Boots {
     /// Who does nothing, and who sleeps.
     pub(super) rests: Rests,
     /// `None` when the host has no more descriptors for it.
-    oom: Option<Arc<OomWatch>>,
+    ears: Ears,
 }
 
 impl Boots {
@@ -94,16 +101,14 @@ impl Boots {
         (runtime_dir, state_dir): (&Path, &Path),
         events: mpsc::Sender<HostEvent>,
     ) -> Arc<Boots> {
-        let oom = OomWatch::start(groups.clone(), events.clone());
-        if let Err(errno) = &oom {
-            tracing::warn!(%errno, "kills for want of memory are not told");
-        }
+        let ears = Ears::start(&groups, &events);
         let boots = Arc::new(Boots {
-            oom: oom.ok(),
-            needs: Needs::new(groups.clone(), events.clone()),
+            needs: Needs::new(groups.clone(), ears.hits.clone(), events.clone()),
+            ears,
             rests: Rests::new(events.clone()),
             groups,
             pins: Pins::new(runtime_dir, spawn.clone()),
+            lxcfs: Arc::new(Lxcfs::new(runtime_dir, spawn.clone())),
             spawn,
             networks,
             facts,
@@ -179,7 +184,8 @@ impl Boots {
         let mut looks = JoinSet::new();
         for boot in boots {
             let nics = links.get(&boot).cloned().unwrap_or_default();
-            self.entries().insert(boot, Entry { nics, ..Entry::default() });
+            let wired = self.was_wired(boot);
+            self.entries().insert(boot, Entry { nics, wired, ..Entry::default() });
             let found = self.clone();
             looks.spawn(async move { found.find_keeper(boot).await });
         }
@@ -303,17 +309,15 @@ impl Boots {
 
     /// Pid and start time of the init of an instance that runs.
     fn init_of(&self, id: InstanceId) -> Option<(u32, u64)> {
-        let range = Boot { id, generation: BootGen(0) }..=Boot { id, generation: BootGen(u32::MAX) };
         let entries = self.entries();
-        let states = entries.range(range).rev().filter_map(|(_, entry)| Some(entry.keeper.as_ref()?.state()));
+        let states = entries.range(boots_of(id)).rev().filter_map(|(_, entry)| Some(entry.keeper.as_ref()?.state()));
         let pid = states.into_iter().find(|state| state.phase == phase::RUNNING)?.pid;
         Some((pid, launch::start_time(pid)?))
     }
 
     /// The boots of one instance, as they are now.
     pub(crate) async fn observe(self: &Arc<Self>, id: InstanceId) -> Result<BTreeMap<BootGen, BootSeen>, StepError> {
-        let range = Boot { id, generation: BootGen(0) }..=Boot { id, generation: BootGen(u32::MAX) };
-        let known: Vec<Boot> = self.entries().range(range).map(|(boot, _)| *boot).collect();
+        let known: Vec<Boot> = self.entries().range(boots_of(id)).map(|(boot, _)| *boot).collect();
         let mut seen = BTreeMap::new();
         for boot in known {
             if let Some(keeper) = self.keeper(boot).filter(|keeper| keeper.state().lost) {
@@ -324,6 +328,19 @@ impl Boots {
             }
         }
         Ok(seen)
+    }
+
+    /// The same as far as it is known without asking the kernel, and without groups.
+    pub(crate) fn glance(&self, id: InstanceId) -> BTreeMap<BootGen, BootSeen> {
+        let entries = self.entries();
+        let seen = entries.range(boots_of(id)).map(|(boot, entry)| {
+            let state = entry.keeper.as_ref().map(|keeper| keeper.state());
+            let ended = || entry.ended.map_or(GuestSeen::Absent, GuestSeen::Ended);
+            let nics = entry.nics.iter().map(|(device, nic)| (device.clone(), nic.seen())).collect();
+            let guest = state.as_ref().map_or_else(ended, State::guest);
+            (boot.generation, BootSeen { keeper: state.is_some(), guest, group: None, nics })
+        });
+        seen.collect()
     }
 
     async fn observe_boot(&self, boot: Boot) -> Result<Option<BootSeen>, StepError> {
@@ -338,8 +355,9 @@ impl Boots {
             let seen = nic.seen();
             NicSeen { complete: seen.complete && (!is_running || self.networks.is_whole(nic)), ..seen }
         };
-        let nics: BTreeMap<DeviceName, NicSeen> =
+        let mut nics: BTreeMap<DeviceName, NicSeen> =
             attached.iter().map(|(device, nic)| (device.clone(), seen(nic))).collect();
+        nics.extend(self.wires(boot).await?);
         let guest = match &state {
             Some(State { phase: phase::ENDED, end, pid, .. }) if *end == runtime::protocol::end::UNKNOWN => {
                 GuestSeen::Ended(self.cause(*pid).await)
@@ -469,7 +487,7 @@ impl Boots {
         // Known before there is anything of it: what a failure leaves half made is then seen, and removed.
         self.entries().entry(boot).or_default();
         self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await?;
-        self.watch_oom(boot);
+        self.ears.add(boot);
         Ok(())
     }
 
@@ -480,16 +498,10 @@ impl Boots {
         }
     }
 
-    /// Hears from here on when memory runs out in a boot that a former daemon left. A quarter of a millisecond each.
-    pub(super) fn watch_oom_of_all(&self) {
+    /// Hears from here on when a boot that a former daemon left meets its limits. A quarter of a millisecond each.
+    pub(super) fn watch_limits_of_all(&self) {
         let boots: Vec<Boot> = self.entries().keys().copied().collect();
-        boots.into_iter().for_each(|boot| self.watch_oom(boot));
-    }
-
-    fn watch_oom(&self, boot: Boot) {
-        if let Some(oom) = &self.oom {
-            oom.add(boot);
-        }
+        boots.into_iter().for_each(|boot| self.ears.add(boot));
     }
 
     pub(crate) fn set_limits(&self, boot: Boot, settings: &Settings) -> Result<Vec<KnobChange>, StepError> {
@@ -513,103 +525,6 @@ impl Boots {
     pub(super) fn callees(&self, boot: Boot) -> Vec<(String, Callee)> {
         let entries = self.entries();
         entries.get(&boot).into_iter().flat_map(|entry| entry.nics.values()).map(AttachedNic::callee).collect()
-    }
-
-    /// Makes init, up to where it waits to be let go.
-    pub(crate) async fn spawn(
-        self: &Arc<Self>,
-        boot: Boot,
-        layout: storage::RootLayout,
-        spec: &InstanceSpec,
-        fresh: bool,
-    ) -> Result<(), StepError> {
-        let keeper = match self.keeper(boot) {
-            Some(keeper) if matches!(keeper.state().phase, phase::PREPARING | phase::READY | phase::RUNNING) => {
-                return Ok(());
-            }
-            Some(keeper) if !keeper.state().lost => keeper,
-            _ => {
-                let keeper = self.start_keeper(boot, KeepSpec::default()).await?;
-                self.put_keeper(boot, keeper.clone());
-                keeper
-            }
-        };
-        let joins = launch::joins(&spec.sandbox.namespaces, |id| self.init_of(id), |pin| self.pins.file(pin))?;
-        let launch = launch::spec(boot, layout, spec, fresh, (&self.facts, &self.groups, &self.scratch), joins);
-        // Answered once init exists; its mounts go on while its links are made.
-        keeper.ask(&KeepRequest::prepare(launch), &[]).await.map(drop)
-    }
-
-    /// Lets a prepared init run.
-    pub(crate) async fn start(&self, boot: Boot) -> Result<(), StepError> {
-        let keeper = self.keeper(boot).ok_or_else(|| engine::step_error("start", "there is no guest"))?;
-        let state = keeper.wait(|state| state.phase != phase::PREPARING).await;
-        match (state.phase, state.failure) {
-            _ if state.lost => Err(engine::step_error("start", "the keeper died before the guest ran")),
-            (phase::READY, _) => keeper.ask(&KeepRequest::Start(Nothing {}), &[]).await.map(drop),
-            (phase::EMPTY, Some(failure)) => Err(words::of("start", &failure)),
-            (phase::RUNNING | phase::ENDED, _) => Ok(()),
-            _ => Err(engine::step_error("start", "there is no guest")),
-        }
-    }
-
-    pub(crate) async fn attach_nic(self: &Arc<Self>, boot: Boot, nic: &NicSpec) -> Result<(), StepError> {
-        let keeper = self.keeper(boot).ok_or_else(|| engine::step_error("attach_nic", "there is no guest"))?;
-        let attached = {
-            let mut network = keeper.network().await?;
-            let network = network.as_mut().ok_or_else(|| engine::step_error("attach_nic", "no way into the guest"))?;
-            self.networks.attach(boot, nic, network).map_err(|e| words::because("attach_nic", &e))?
-        };
-        self.entries().entry(boot).or_default().nics.insert(nic.device.clone(), attached);
-        Ok(())
-    }
-
-    pub(crate) async fn detach_nic(&self, boot: Boot, device: &DeviceName) -> Result<(), StepError> {
-        let attached = self.entries().get_mut(&boot).and_then(|entry| entry.nics.remove(device));
-        let Some(attached) = attached else { return Ok(()) };
-        let running = self.keeper(boot).is_some_and(|k| k.state().phase == phase::RUNNING);
-        if let Some(keeper) = self.keeper(boot).filter(|_| !running) {
-            keeper.drop_network();
-        }
-        // Where the network outlives the guest the kernel takes nothing away by itself.
-        let waits = running || !self.pins.of(boot.id).is_empty();
-        self.networks.detach(attached, waits).await.map_err(|e| words::because("detach_nic", &e))
-    }
-
-    /// Asks init to halt, once it can hear that, and waits until it has.
-    pub(crate) async fn halt(&self, boot: Boot, timeout_s: u32) -> Result<(), StepError> {
-        let Some(keeper) = self.keeper(boot) else { return Ok(()) };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(timeout_s));
-        let mut blind = Duration::from_millis(20);
-        while tokio::time::Instant::now() < deadline && !has_ended(&keeper.state()) {
-            // The kernel tells nobody when a process begins to handle a signal, so this is looked at again and again; once
-            // it was heard it is only repeated for an init that lost it while it replaced itself.
-            let (signal, is_heard) = launch::halt_signal(keeper.state().pid);
-            let order = KeepRequest::Signal(Signal { session: 0, signal });
-            let _ = keeper.ask(&order, &[]).await;
-            let pause = if is_heard { Duration::from_secs(5) } else { blind };
-            blind = Duration::from_secs(1).min(blind * 2);
-            let until = deadline.min(tokio::time::Instant::now() + pause);
-            let _ = tokio::time::timeout_at(until, keeper.wait(has_ended)).await;
-        }
-        Ok(())
-    }
-
-    /// Kills everything of a boot and waits for its end.
-    pub(crate) async fn kill(&self, boot: Boot) -> Result<(), StepError> {
-        self.groups.kill(boot).map_err(|e| words::because("kill", &e))?;
-        let Some(keeper) = self.keeper(boot) else { return Ok(()) };
-        match tokio::time::timeout(DEATH, keeper.wait(has_ended)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(StepError {
-                step: "kill".into(),
-                message: "a process of the guest does not die: it hangs in the kernel".into(),
-                hint: Some(
-                    "look at its state in /proc/PID/stack; a disk or a network file system may not answer".into(),
-                ),
-                transient: true,
-            }),
-        }
     }
 
     pub(crate) async fn release_keeper(&self, boot: Boot) -> Result<(), StepError> {
@@ -638,9 +553,7 @@ impl Boots {
 
     pub(crate) async fn remove_group(&self, boot: Boot) -> Result<(), StepError> {
         self.on_groups("remove_group", move |groups| groups.remove(boot)).await?;
-        if let Some(oom) = &self.oom {
-            oom.remove(boot);
-        }
+        self.ears.remove(boot);
         self.needs.watch(boot, Watch::default());
         self.rests.forget(boot);
         let mut entries = self.entries();
@@ -660,9 +573,9 @@ impl Boots {
     }
 }
 
-/// There is no guest (any more), or nobody can say.
-fn has_ended(state: &State) -> bool {
-    state.lost || matches!(state.phase, phase::EMPTY | phase::ENDED)
+/// Where the boots of an instance lie in their order.
+fn boots_of(id: InstanceId) -> std::ops::RangeInclusive<Boot> {
+    Boot { id, generation: BootGen(0) }..=Boot { id, generation: BootGen(u32::MAX) }
 }
 
 /// What a root file system is laid out like, and whether no boot has had it yet.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use ::network::link;
+use ::network::netlink::Socket;
 use model::{CgroupLayout, HostFacts, OverlayWay};
 use runtime::cgroup::Groups;
 use rustix::thread::CapabilitySet;
@@ -23,8 +25,14 @@ fn overlay(kernel: (u32, u32)) -> OverlayWay {
     }
 }
 
-/// Looks at the host. `forced` overrides how overlays are made (tests).
-pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, state_dir: &Path, forced: Option<OverlayWay>) -> HostFacts {
+/// Looks at the host. `forced` overrides how overlays are made (tests), `link_limits` is what [`link_limits`] said.
+pub(crate) fn find(
+    cgroups: CgroupLayout,
+    groups: &Groups,
+    state_dir: &Path,
+    forced: Option<OverlayWay>,
+    link_limits: bool,
+) -> HostFacts {
     let names = rustix::system::uname();
     let kernel = names.release().to_string_lossy().into_owned();
     let version = release(&kernel);
@@ -48,8 +56,28 @@ pub(crate) fn find(cgroups: CgroupLayout, groups: &Groups, state_dir: &Path, for
             .filter(|name| Path::new("/dev").join(name).exists())
             .map(str::to_owned)
             .collect(),
+        link_limits,
+        lxcfs: super::lxcfs::program().is_some(),
         may_raise_limits: capabilities.contains(CapabilitySet::SYS_RESOURCE),
     }
+}
+
+/// Whether links can be held to limits.
+///
+/// Trying it lasts longer than the rest of a daemon's start. A kernel that could once in its life still can, so it is asked once
+/// and the answer kept in the runtime directory; only what it takes of this daemon is tried each time.
+pub(crate) fn link_limits(runtime_dir: &Path) -> bool {
+    let kept = runtime_dir.join("link-limits");
+    let life = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if !life.is_empty() && std::fs::read_to_string(&kept).is_ok_and(|kept| kept == life) {
+        return link::can_load();
+    }
+    let can = Socket::route().is_ok_and(|mut socket| link::can_limit(&mut socket));
+    if can {
+        // Where it cannot be kept the next daemon tries again.
+        let _ = std::fs::write(&kept, life);
+    }
+    can
 }
 
 fn cpus(list: &str) -> BTreeSet<u32> {

@@ -31,6 +31,8 @@ impl RealHost {
         let boots = self.boots.now();
         self.collect_boots(&boots, &mut inventory)?;
         self.networks.inspect(self.boots.attached(), &mut inventory).map_err(|e| words::because("inventory", &e))?;
+        let wires = self.boots.all_wires().into_iter();
+        inventory.objects.extend(wires.map(|(boot, device, name)| Object::Link(boot, device, name)));
         self.collect_pools(&boots, &mut inventory)?;
         inventory.objects.extend(self.boots.pins.seen().into_keys().map(Object::Pin));
         inventory.damage.extend(
@@ -125,12 +127,13 @@ impl RealHost {
         let keep = self.runtime_dir.join("keep");
         let known = processes::Known {
             spawn_socket: self.runtime_dir.join("spawn.socket").display().to_string(),
+            lxcfs: (self.boots.lxcfs.mark(), self.boots.lxcfs.now().map(|view| view.pid)),
             helpers: self.boots.spawn.helpers(),
             boots: boots.iter().filter(|now| now.has_keeper).map(|now| now.boot).collect(),
             keepers: boots.iter().filter(|now| now.has_keeper).map(|now| (now.keeper, now.boot)).collect(),
             directories: names(&keep).iter().filter_map(|name| name.parse().ok()).collect(),
         };
-        let found = processes::list(&keep, &known.keepers);
+        let found = processes::list(&keep, &known.keepers, &known.lxcfs.0);
         inventory.damage.extend(processes::judge(&found, &known));
         inventory.looked_at.push(("process", found.len()));
         let socket = self.runtime_dir.join("unix.socket").display().to_string();
@@ -210,6 +213,12 @@ impl RealHost {
                     format!("for many guests raise it: sysctl -w {name}={least}"),
                 ));
             }
+        }
+        if self.boots.lxcfs.is_away() {
+            notes.push((
+                "lxcfs does not run".into(),
+                "guests see the host's numbers in /proc; it is started again: look at the daemon's log".into(),
+            ));
         }
         if !self.facts.may_raise_limits {
             notes.push((

@@ -233,7 +233,8 @@ impl Keeper {
         Ok(self.locked_network())
     }
 
-    fn locked_network(&self) -> MutexGuard<'_, Option<GuestNetwork>> {
+    /// The same as it is known now.
+    pub(super) fn locked_network(&self) -> MutexGuard<'_, Option<GuestNetwork>> {
         self.network.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

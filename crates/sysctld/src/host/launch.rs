@@ -7,6 +7,7 @@ use model::{
     Boot, HostFacts, InstanceId, InstanceSpec, MountMode, NamespaceKind, Namespaces, OverlayWay, PinId, Share,
 };
 use runtime::cgroup::Groups;
+use runtime::launch::root;
 use runtime::protocol::{Clocks, Confinement, File, Join, LaunchSpec, Node, Rlimit, RootSpec};
 use runtime::wire::{Blob, Field};
 use storage::RootLayout;
@@ -88,7 +89,7 @@ pub(crate) fn spec(
             .map(|d| Node { path: d.path.clone(), major: d.major, minor: d.minor })
             .collect(),
         confinement: confinement(sandbox),
-        argv: vec!["/sbin/init".into()],
+        argv: vec![spec.init.clone()],
         environment: plan::environment(boot.id, &spec.environment),
         files: files
             .iter()
@@ -103,6 +104,7 @@ pub(crate) fn spec(
             model::Clocks::Offset(offset_s) => Clocks { from_zero: false, offset_s },
         }),
         masked_units: namespaces.masked_units.clone(),
+        view: None,
     }
 }
 
@@ -185,17 +187,23 @@ pub(crate) fn owner_of(pid: u32) -> Option<u32> {
 /// The signal that makes an init halt, as far as it listens to one now.
 ///
 /// systemd takes SIGRTMIN+3 (37), which it blocks and reads from a descriptor; others (busybox, sysvinit, OpenRC) take
-/// SIGPWR (30), which LXC made the custom. One that waits for signals in sigtimedwait(2), as busybox does, shows none of
-/// them, so SIGPWR is worth a try in any case: an init that does not take it is not touched by it (pid_namespaces(7)).
+/// SIGPWR (30), which LXC made the custom, and programs that are no init SIGTERM (15). One that waits for signals in
+/// sigtimedwait(2), as busybox does, shows none of them, so SIGPWR is worth a try in any case: a first process that does not
+/// take it is not touched by it (pid_namespaces(7)). One that is not the first is ended by any, as it would be on the host.
 pub(crate) fn halt_signal(pid: u32) -> (i32, bool) {
     const HALT: i32 = 37;
     const POWER: i32 = 30;
+    const TERM: i32 = 15;
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let set =
         |name: &str| text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok()).unwrap_or(0);
     let heard = set("SigBlk:") | set("SigCgt:");
     let is_heard = |signal: i32| heard & (1 << (signal - 1)) != 0;
-    if is_heard(HALT) { (HALT, true) } else { (POWER, is_heard(POWER)) }
+    match [HALT, POWER, TERM].into_iter().find(|signal| is_heard(*signal)) {
+        Some(signal) => (signal, true),
+        None if root::is_first(pid) => (POWER, false),
+        None => (TERM, true),
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,16 @@ mod channel;
 mod console;
 mod disk;
 mod facts;
+mod hits;
 mod images;
 mod inventory;
 mod keeper;
 mod launch;
+mod lxcfs;
 mod need;
 mod network;
 mod oom;
+mod order;
 mod pins;
 mod processes;
 mod rest;
@@ -34,8 +37,8 @@ use engine::{
 };
 use model::scale::Watch;
 use model::{
-    Boot, Gauges, HostFacts, InstanceId, Knob, NamespaceKind, Observed, OverlayWay, PinId, PinSeen, PoolName, PoolSpec,
-    Rest, Step,
+    Boot, BootGen, BootSeen, Gauges, HostFacts, InstanceId, Knob, NamespaceKind, Observed, OverlayWay, PinId, PinSeen,
+    PoolName, PoolSpec, Rest, Step,
 };
 use runtime::cgroup::Groups;
 use runtime::protocol::{ExecSpec, KeepEvent, KeepRequest};
@@ -74,19 +77,28 @@ pub(crate) struct HostConfig {
     pub(crate) claim: Claimed,
 }
 
-/// A look at the firewall, which takes the kernel some time: begun while the database is being opened.
-pub(crate) struct FirstLook(JoinHandle<::network::Result<Networks>>);
+/// A look at the firewall and at what links can be made to do, which takes the kernel some time: begun while the database is
+/// being opened.
+pub(crate) struct FirstLook {
+    networks: JoinHandle<::network::Result<Networks>>,
+    link_limits: JoinHandle<bool>,
+}
 
 impl FirstLook {
-    /// Begins it; `mark` and the state directory are those of the [`HostConfig`].
-    pub(crate) fn begin(mark: &str, state_dir: &Path) -> FirstLook {
-        let (mark, state_dir) = (mark.to_owned(), state_dir.to_owned());
-        FirstLook(tokio::task::spawn_blocking(move || Networks::new(&mark, &state_dir)))
+    /// Begins it; `mark` and the directories are those of the [`HostConfig`].
+    pub(crate) fn begin(mark: &str, state_dir: &Path, runtime_dir: &Path) -> FirstLook {
+        let (mark, state_dir, runtime_dir) = (mark.to_owned(), state_dir.to_owned(), runtime_dir.to_owned());
+        FirstLook {
+            networks: tokio::task::spawn_blocking(move || Networks::new(&mark, &state_dir)),
+            link_limits: tokio::task::spawn_blocking(move || facts::link_limits(&runtime_dir)),
+        }
     }
 
-    async fn end(self) -> Result<Networks, StepError> {
-        let seen = self.0.await.map_err(|e| words::because("start", &e))?;
-        seen.map_err(|e| words::because("start", &e))
+    /// What there is, and whether links can be held to limits.
+    async fn end(self) -> Result<(Networks, bool), StepError> {
+        let seen = self.networks.await.map_err(|e| words::because("start", &e))?;
+        let link_limits = self.link_limits.await.map_err(|e| words::because("start", &e))?;
+        Ok((seen.map_err(|e| words::because("start", &e))?, link_limits))
     }
 }
 
@@ -117,7 +129,7 @@ pub(crate) struct RealHost {
 
 impl RealHost {
     /// Looks at the host and at what a former daemon left running on it.
-    pub(crate) async fn find(config: HostConfig, networks: FirstLook) -> Result<RealHost, StepError> {
+    pub(crate) async fn find(config: HostConfig, look: FirstLook) -> Result<RealHost, StepError> {
         let because = |e: &(dyn std::error::Error + 'static)| words::because("start", e);
         for (directory, mode) in [("keep", 0o700), ("mnt", 0o711)] {
             make_dir(&config.runtime_dir.join(directory), mode).map_err(|e| because(&e))?;
@@ -126,10 +138,11 @@ impl RealHost {
         let layout = runtime::cgroup::find_layout(&mounts).map_err(|e| because(&e))?;
         let groups = Arc::new(Groups::new(&layout, &format!("sysctl-{}", config.mark)));
         groups.prepare().map_err(|e| because(&e))?;
-        let facts = facts::find(layout, &groups, &config.state_dir, forced_overlay());
         let spawn = Arc::new(Spawn::new(config.keeper, &config.runtime_dir));
         spawn.ready().await?;
-        let networks = Arc::new(networks.end().await?);
+        let (networks, link_limits) = look.end().await?;
+        let networks = Arc::new(networks);
+        let facts = facts::find(layout, &groups, &config.state_dir, forced_overlay(), link_limits);
         let recipe_files = images::load_recipes(config.images_dir.as_deref(), &config.state_dir.join("recipes"))?;
         let recipes =
             recipe_files.iter().filter_map(|(fingerprint, (_, recipe))| recipe_facts(*fingerprint, recipe)).collect();
@@ -158,10 +171,20 @@ impl RealHost {
         })
     }
 
+    /// Has guests see their limits from here on.
+    pub(crate) fn keep_lxcfs(&self) {
+        tokio::spawn(self.boots.lxcfs.clone().keep_alive(self.boots.clone()));
+    }
+
+    /// Ends what runs for guests only, as there are none any more.
+    pub(crate) async fn end_lxcfs(&self) {
+        self.boots.lxcfs.end().await;
+    }
+
     /// Does what no answer has to wait for, the end of an upgrade with it; to be called once the API is served.
     pub(crate) fn settle_in(&self) {
         let boots = self.boots.clone();
-        tokio::task::spawn_blocking(move || boots.watch_oom_of_all());
+        tokio::task::spawn_blocking(move || boots.watch_limits_of_all());
         if let Some(begun) = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tokio::spawn(upgrade::go_on(self.boots.clone(), begun));
         }
@@ -176,6 +199,7 @@ impl RealHost {
     pub(crate) async fn leave(&self) -> Result<(), StepError> {
         let because = |e: &(dyn std::error::Error + 'static)| words::because("leave", e);
         self.networks.leave().map_err(|e| because(&e))?;
+        self.end_lxcfs().await;
         self.boots.spawn.end().await?;
         self.boots.groups.remove_base().map_err(|e| because(&e))
     }
@@ -421,10 +445,16 @@ impl Host for RealHost {
         })
     }
 
+    fn glance(&self, id: InstanceId) -> BTreeMap<BootGen, BootSeen> {
+        self.boots.glance(id)
+    }
+
     fn survey(&self) -> BoxFuture<'_, Result<Survey, StepError>> {
         Box::pin(async move {
             let failed = |e: storage::Error| words::because("survey", &e);
-            let mut survey = Survey { images: self.images.list(), ..Survey::default() };
+            let networks = self.networks.found().map_err(|e| words::because("survey", &e))?;
+            let mut survey =
+                Survey { images: self.images.list(), networks: networks.into_iter().collect(), ..Survey::default() };
             let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
             for (name, pool) in &*pools {
                 survey.layers.extend(pool.layers().map_err(failed)?.into_iter().map(|layer| (layer, name.clone())));
@@ -492,6 +522,10 @@ impl Host for RealHost {
 
     fn watch_rest(&self, boot: Boot, rest: Rest) {
         self.boots.rests.watch(&self.boots, boot, rest);
+    }
+
+    fn sleeps_on(&self, boot: Boot) -> BoxFuture<'_, bool> {
+        Box::pin(self.boots.sleeps_on(boot))
     }
 
     fn sessions(&self, boot: Boot) -> usize {

@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::channel;
+use super::hits::HitWatch;
 
 /// Looks after one notice. cgroup v1 says that memory is out before it kills; a kill may take the victim a while.
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_secs(1)];
@@ -31,15 +32,21 @@ const RECORDS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct OomWatch {
     groups: Arc<Groups>,
+    /// Who is to know, as no other file of cgroup v1 tells of memory.
+    hits: Option<Arc<HitWatch>>,
     socket: AsyncFd<OwnedFd>,
     /// Kills that were told of each boot.
     told: Mutex<BTreeMap<Boot, u64>>,
 }
 
 impl OomWatch {
-    pub(super) fn start(groups: Arc<Groups>, events: mpsc::Sender<HostEvent>) -> Result<Arc<OomWatch>, Errno> {
+    pub(super) fn start(
+        groups: Arc<Groups>,
+        hits: Option<Arc<HitWatch>>,
+        events: mpsc::Sender<HostEvent>,
+    ) -> Result<Arc<OomWatch>, Errno> {
         let socket = channel::watch(groups.oom_notices()?, Interest::READABLE)?;
-        let watch = Arc::new(OomWatch { groups, socket, told: Mutex::default() });
+        let watch = Arc::new(OomWatch { groups, hits, socket, told: Mutex::default() });
         tokio::spawn(watch.clone().run(events));
         Ok(watch)
     }
@@ -92,6 +99,7 @@ impl OomWatch {
             let victims = victims(&said, boot);
             tracing::warn!(%boot, kills, ?victims, "killed for want of memory");
             let _ = events.try_send(HostEvent::OutOfMemory { boot, kills, victims });
+            self.hits.iter().for_each(|hits| hits.look(boot));
         }
     }
 }
@@ -117,16 +125,18 @@ fn read_log(log: &mut File) -> String {
     text
 }
 
-/// Names of the programs that were killed in a boot's group, from lines like
+/// Names of the programs of a boot that were killed, from lines like
 /// `oom-kill:constraint=CONSTRAINT_MEMCG,…,oom_memcg=/base/BOOT,task_memcg=/base/BOOT,task=dd,pid=7,uid=0`.
 fn victims(log: &str, boot: Boot) -> Vec<String> {
-    let group = format!("/{boot}");
+    let name = boot.to_string();
+    // Wherever in the guest it was, and whoever had no memory left: the guest, a group of its own making, or the host.
+    let is_inside = |path: &str| path.split('/').any(|part| part == name);
     let of_boot = |line: &&str| {
         line.contains("oom-kill:")
-            && line.split(',').any(|part| part.strip_prefix("oom_memcg=").is_some_and(|path| path.ends_with(&group)))
+            && line.split(',').any(|part| part.strip_prefix("task_memcg=").is_some_and(is_inside))
     };
-    let name = |line: &str| line.split(',').find_map(|part| Some(part.strip_prefix("task=")?.to_owned()));
-    log.lines().filter(of_boot).filter_map(name).collect()
+    let victim = |line: &str| line.split(',').find_map(|part| Some(part.strip_prefix("task=")?.to_owned()));
+    log.lines().filter(of_boot).filter_map(victim).collect()
 }
 
 #[cfg(test)]
@@ -144,6 +154,14 @@ mod tests {
         let log =
             line(&boot.to_string(), "dd") + &line("3f1c9a52-6f0e-4a0b-9d7e-000000000001.22", "other") + "nonsense\n";
         assert_eq!(victims(&log, boot), ["dd"]);
+        // In a group that the guest made, and when the host had no memory left.
+        let deep = format!(
+            "4,1,2,-;oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg=/sysctl-a/{boot}/payload/x,task_memcg=/sysctl-a/{boot}/payload/x,task=java,pid=7,uid=0\n"
+        );
+        let global = format!(
+            "4,1,2,-;oom-kill:constraint=CONSTRAINT_NONE,global_oom,task_memcg=/sysctl-a/{boot}/payload,task=node,pid=7,uid=0\n"
+        );
+        assert_eq!(victims(&(deep + &global), boot), ["java", "node"]);
         assert_eq!(victims("", boot), [""; 0]);
     }
 }

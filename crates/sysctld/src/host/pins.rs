@@ -10,29 +10,19 @@
 //! what at `/run/netns` is ours. It is written before anything is bound there: what was there before is somebody else's.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use engine::StepError;
-use kernel::Errno;
 use model::{InstanceId, NamespaceKind, PinId, PinSeen, PinSource, PinSpec};
-use runtime::pin::{PinDone, PinOrder, namespace_at};
-use runtime::wire::Field;
-use rustix::fs::OFlags;
-use tokio::io::Interest;
+use runtime::pin::{PinOrder, namespace_at};
 
-use super::channel::watch;
 use super::spawn::Spawn;
-use super::{launch, words};
+use super::{launch, order, words};
 
 /// Where ip-netns(8) looks for network namespaces by name.
 const NETNS: &str = "/run/netns";
-
-/// Longest wait for a helper, which does some ten calls: a hundred thousand times what these take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pins of this daemon.
 #[derive(Debug)]
@@ -206,35 +196,7 @@ impl Pins {
 
     /// Has a helper do what only it may, and hears what came of it.
     async fn help(&self, step: &str, order: &PinOrder) -> Result<(), StepError> {
-        let failed = |call: &str, errno| words::failed(step, call, "the helper", errno);
-        let mut record = Vec::new();
-        order.put(&mut record);
-        let hex = record.iter().map(|byte| format!("{byte:02x}")).collect();
-        let ours = self.spawn.help(vec!["pin".to_owned(), hex], kernel::scm::pair).await?;
-        let heard = tokio::time::timeout(PATIENCE, hear(ours)).await;
-        let done = heard.unwrap_or(Err(Errno::TIMEDOUT)).map_err(|errno| failed("hear", errno))?;
-        match done {
-            Some(PinDone { done: true, .. }) => Ok(()),
-            Some(PinDone { failure: Some(failure), .. }) => Err(words::of(step, &failure)),
-            _ => Err(engine::step_error(step, "the helper died without a word")),
-        }
-    }
-}
-
-/// What a helper says; `None` when it is gone.
-async fn hear(socket: OwnedFd) -> kernel::Result<Option<PinDone>> {
-    rustix::fs::fcntl_setfl(&socket, OFlags::NONBLOCK)?;
-    let socket = watch(socket, Interest::READABLE)?;
-    // A failure names at most two paths.
-    let mut buffer = vec![0u8; 16 * 1024];
-    loop {
-        let Ok(mut guard) = socket.readable().await else { return Err(Errno::IO) };
-        match kernel::scm::receive(socket.get_ref().as_fd(), &mut buffer, false) {
-            Ok((0, _)) | Err(Errno::CONNRESET) => return Ok(None),
-            Ok((length, _)) => return PinDone::take(&buffer[..length]).map(Some).ok_or(Errno::PROTO),
-            Err(Errno::AGAIN) => guard.clear_ready(),
-            Err(errno) => return Err(errno),
-        }
+        order::give(&self.spawn, step, "pin", order).await
     }
 }
 

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use engine::{Cure, Damage};
 use model::Boot;
 
-/// A process that runs the keeper's program.
+/// What a helper calls itself once it has become lxcfs.
+const LXCFS: &str = "lxcfs";
+
+/// A process that runs the keeper's program, or lxcfs for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: u32,
@@ -22,6 +25,8 @@ pub(super) struct Process {
 pub(super) struct Known {
     /// The socket of our spawn process.
     pub(super) spawn_socket: String,
+    /// What is in the command line of each lxcfs of ours, and the one that should run.
+    pub(super) lxcfs: (String, Option<u32>),
     /// Helpers that were started and have not ended.
     pub(super) helpers: BTreeSet<u32>,
     /// Boots that have a keeper, as far as we know.
@@ -32,11 +37,11 @@ pub(super) struct Known {
     pub(super) directories: BTreeSet<Boot>,
 }
 
-/// Every process that runs the keeper's program. `keep` is where keepers have their directories.
+/// Every process that runs the keeper's program, and every lxcfs that has `mark` in its command line. `keep` is where keepers have their directories.
 ///
 /// Without CAP_SYS_PTRACE, as in our unit, nobody sees the files of processes that may do more than he: then the `known` ones
 /// are believed, and of others it is not known whose they are.
-pub(super) fn list(keep: &Path, known: &BTreeMap<u32, Boot>) -> Vec<Process> {
+pub(super) fn list(keep: &Path, known: &BTreeMap<u32, Boot>, mark: &str) -> Vec<Process> {
     let sockets = sockets(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default(), keep);
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -45,7 +50,7 @@ pub(super) fn list(keep: &Path, known: &BTreeMap<u32, Boot>) -> Vec<Process> {
         let words: Vec<String> =
             text.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         let program = words.first()?.rsplit('/').next()?;
-        if program != "sysctl-keeper" {
+        if program != "sysctl-keeper" && !(program == LXCFS && words.iter().any(|word| word == mark)) {
             return None;
         }
         let (parent, start) = stat(pid)?;
@@ -87,7 +92,11 @@ fn sockets(text: &str, keep: &Path) -> BTreeMap<u64, Boot> {
 
 /// Which of them should not be as they are.
 pub(super) fn judge(processes: &[Process], known: &Known) -> Vec<Damage> {
-    let mode = |process: &Process| process.words.get(1).cloned().unwrap_or_default();
+    let mode = |process: &Process| match &*process.words {
+        [program, ..] if program == LXCFS => program.clone(),
+        [_, mode, ..] => mode.clone(),
+        _ => String::new(),
+    };
     let is_spawn = |p: &&Process| mode(p) == "spawn" && p.words.contains(&known.spawn_socket);
     let spawns: BTreeSet<u32> = processes.iter().filter(is_spawn).map(|p| p.pid).collect();
     let mut found = Vec::new();
@@ -105,6 +114,7 @@ pub(super) fn judge(processes: &[Process], known: &Known) -> Vec<Damage> {
         match mode(process).as_str() {
             // Between its clone and its exec a stage looks like its keeper.
             "keep" => process.boots.iter().for_each(|boot| keepers.entry(*boot).or_default().push(process)),
+            LXCFS if known.lxcfs.1 != Some(process.pid) => wrong("lxcfs", name(), "serves nobody", None, end),
             "help" if spawns.contains(&process.parent) && !known.helpers.contains(&process.pid) => {
                 wrong("helper", name(), "serves nobody", None, end);
             }
@@ -186,6 +196,7 @@ mod tests {
     fn processes_that_serve_somebody_are_right_and_all_others_are_told() {
         let known = Known {
             spawn_socket: "/run/x/spawn.socket".into(),
+            lxcfs: ("/run/x/lxcfs.pid".into(), Some(60)),
             helpers: [30].into(),
             boots: [boot(1), boot(2), boot(3)].into(),
             keepers: BTreeMap::new(),
@@ -203,6 +214,11 @@ mod tests {
             process(40, 10, "keep --wait 3", &[boot(2)]),
             process(41, 10, "keep --wait 3", &[boot(3)]),
         ];
+        let lxcfs = |pid| Process {
+            words: ["lxcfs", "--pidfile", "/run/x/lxcfs.pid"].map(str::to_owned).into(),
+            ..process(pid, 10, "", &[])
+        };
+        processes.push(lxcfs(60));
         let told = |processes: &[Process]| -> Vec<String> {
             judge(processes, &known)
                 .into_iter()
@@ -214,11 +230,13 @@ mod tests {
             process(22, 10, "keep --wait 3", &[boot(1)]),
             process(31, 10, "help files", &[]),
             process(42, 10, "keep --wait 3", &[boot(4)]),
+            lxcfs(61),
         ]);
         assert_eq!(
             told(&processes),
             [
                 "31 serves nobody",
+                "61 serves nobody",
                 "22 is one too many for this boot",
                 "40 has lost its directory",
                 "42 keeps a boot of nothing"

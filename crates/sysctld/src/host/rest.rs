@@ -4,13 +4,15 @@
 //! event: a frame on the host's end of a link, or somebody's request.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::network::wake::{self, Callee};
 use engine::HostEvent;
 use model::{Boot, Rest};
+use runtime::protocol::{KeepEvent, KeepRequest, Nothing};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -28,6 +30,8 @@ const USED_PART: u128 = 100;
 pub(super) struct Rests {
     events: mpsc::Sender<HostEvent>,
     watches: Mutex<BTreeMap<Boot, Watched>>,
+    /// What hears of calls of guests that a former daemon put to sleep, until they are watched.
+    inherited: Mutex<BTreeMap<Boot, Vec<OwnedFd>>>,
 }
 
 /// What is listened for about a boot; no longer than it is kept.
@@ -53,7 +57,7 @@ struct Deeds {
 
 impl Rests {
     pub(super) fn new(events: mpsc::Sender<HostEvent>) -> Rests {
-        Rests { events, watches: Mutex::default() }
+        Rests { events, watches: Mutex::default(), inherited: Mutex::default() }
     }
 
     fn watches(&self) -> MutexGuard<'_, BTreeMap<Boot, Watched>> {
@@ -66,6 +70,11 @@ impl Rests {
         if watches.get(&boot).map_or(Rest::Unwatched, |before| before.rest) == rest {
             return;
         }
+        let slept = watches.get(&boot).is_some_and(|before| before.rest == Rest::Asleep);
+        if slept && rest != Rest::Asleep {
+            let boots = boots.clone();
+            tokio::spawn(async move { boots.hold(boot, &[]).await });
+        }
         let task = match rest {
             Rest::Unwatched => {
                 watches.remove(&boot);
@@ -75,8 +84,17 @@ impl Rests {
                 tokio::spawn(until_idle(boots.clone(), boot, Duration::from_millis(ms), self.events.clone()))
             }
             Rest::Asleep => {
-                let sockets = boots.callees(boot).into_iter().filter_map(|(link, callee)| socket(&link, &callee));
-                tokio::spawn(until_called(sockets.collect(), boot, self.events.clone()))
+                let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner).remove(&boot);
+                let sockets = match inherited {
+                    Some(sockets) => {
+                        sockets.into_iter().filter_map(|s| channel::watch(s, Interest::READABLE).ok()).collect()
+                    }
+                    None => {
+                        let callees = boots.callees(boot).into_iter();
+                        callees.filter_map(|(link, callee)| socket(&link, &callee)).collect()
+                    }
+                };
+                tokio::spawn(until_called(boots.clone(), sockets, boot, self.events.clone()))
             }
         };
         watches.insert(boot, Watched { rest, task });
@@ -110,7 +128,41 @@ fn socket(link: &str, callee: &Callee) -> Option<AsyncFd<OwnedFd>> {
     channel::watch(socket, Interest::READABLE).ok()
 }
 
-async fn until_called(sockets: Vec<AsyncFd<OwnedFd>>, boot: Boot, events: mpsc::Sender<HostEvent>) {
+impl Boots {
+    /// Has a boot's keeper hold what hears of calls, so that they are heard while there is no daemon.
+    async fn hold(&self, boot: Boot, sockets: &[BorrowedFd<'_>]) {
+        let Ok(keeper) = self.running(boot) else { return };
+        if let Err(error) = keeper.ask(&KeepRequest::Hold(Nothing {}), sockets).await {
+            tracing::debug!(%boot, %error, "the next daemon will wake it");
+        }
+    }
+
+    /// Whether a boot that a former daemon put to sleep is still held still, and heard no call since then.
+    pub(super) async fn sleeps_on(&self, boot: Boot) -> bool {
+        let Ok(keeper) = self.running(boot) else { return false };
+        if self.groups.is_frozen(boot).ok() != Some(true) || self.sessions(boot) > 0 {
+            return false;
+        }
+        let Ok((KeepEvent::Done(_), held)) = keeper.ask(&KeepRequest::Held(Nothing {}), &[]).await else {
+            return false;
+        };
+        if held.len() != self.callees(boot).len() || held.iter().any(was_called) {
+            return false;
+        }
+        self.rests.inherited.lock().unwrap_or_else(PoisonError::into_inner).insert(boot, held);
+        true
+    }
+}
+
+/// Something can be read there, or cannot be read any more.
+fn was_called(socket: &OwnedFd) -> bool {
+    let mut look = [PollFd::new(socket, PollFlags::IN)];
+    rustix::event::poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
+}
+
+async fn until_called(boots: Arc<Boots>, sockets: Vec<AsyncFd<OwnedFd>>, boot: Boot, events: mpsc::Sender<HostEvent>) {
+    let held: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.get_ref().as_fd()).collect();
+    boots.hold(boot, &held).await;
     let mut waits: Vec<_> = sockets.iter().map(|socket| Box::pin(socket.readable())).collect();
     // Whichever is first.
     std::future::poll_fn(|context| {

@@ -13,6 +13,7 @@ use engine::StepError;
 use kernel::Errno;
 use runtime::protocol::{Child, HelpSpec, KeepSpec, Nothing, SpawnEvent, SpawnRequest};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::WaitStatus;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use super::channel::Channel;
@@ -135,7 +136,10 @@ impl Spawn {
                 self.wait().await.map_err(|errno| failed("connect to", errno))?
             }
             Err(Errno::NOENT | Errno::CONNREFUSED) => {
-                self.start().map_err(|errno| failed("start the spawn process for", errno))?;
+                let status = self.start().map_err(|errno| failed("start the spawn process for", errno))?;
+                if status.exit_status() != Some(0) {
+                    return Err(self.does_not_run(status));
+                }
                 connect(&self.socket).map_err(|errno| failed("connect to", errno))?
             }
             Err(errno) => return Err(failed("connect to", errno)),
@@ -164,14 +168,32 @@ impl Spawn {
         }
     }
 
-    /// Starts the process in the background; it listens when this returns.
-    fn start(&self) -> kernel::Result<()> {
+    /// Starts the process in the background; it listens when this returns 0.
+    fn start(&self) -> kernel::Result<WaitStatus> {
         tracing::info!(program = %self.program.display(), "starting the spawn process");
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
         let program = text(self.program.as_os_str().as_bytes())?;
         let socket = text(self.socket.as_os_str().as_bytes())?;
         let argv = [text(b"sysctl-keeper")?, text(b"spawn")?, text(b"--socket")?, socket, text(b"--detach")?];
         kernel::process::spawn_detaching(&program, &argv, &kernel::process::environment())
+    }
+
+    /// Why there is no process: its program ended before it served.
+    fn does_not_run(&self, status: WaitStatus) -> StepError {
+        let program = self.program.display();
+        let how = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("ended with code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        };
+        StepError {
+            step: "spawn".into(),
+            message: format!("start the spawn process for {}: {program} {how} before it served", self.socket.display()),
+            hint: Some(format!(
+                "what it says is in the daemon's log; {program} --version tells whether it runs at all"
+            )),
+            transient: false,
+        }
     }
 
     /// Asks once. The errno is that of a process which is gone: nobody knows whether it did what was asked.

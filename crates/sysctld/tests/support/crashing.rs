@@ -63,6 +63,9 @@ pub const IMAGE_ACTS: [Act; 2] = [Act::Import, Act::RemoveImage];
 /// Acts on a namespace object.
 pub const NAMESPACE_ACTS: [Act; 2] = [Act::MakeNetwork, Act::DropNetwork];
 
+/// Acts that make, keep or let go a network that outlives its boots.
+pub const PERSISTENT_ACTS: [Act; 6] = [Act::Create, Act::Launch, Act::Start, Act::Stop, Act::Restart, Act::Delete];
+
 /// How an instance is: what an act begins with, and what it ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Is {

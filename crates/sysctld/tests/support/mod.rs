@@ -5,6 +5,7 @@
 pub mod crashing;
 pub mod curve;
 pub mod mirror;
+pub mod readme;
 pub mod strace;
 pub mod taken;
 
@@ -449,6 +450,22 @@ pub fn signal(pid: u32, signal: rustix::process::Signal) {
 pub fn try_signal(pid: u32, signal: rustix::process::Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// A process that a test stops: it does not stay when that fails.
+pub struct Held(std::os::fd::OwnedFd);
+
+impl Held {
+    pub fn new(pid: u32) -> Held {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        Held(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a process"))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = rustix::process::pidfd_send_signal(&self.0, rustix::process::Signal::KILL);
     }
 }
 

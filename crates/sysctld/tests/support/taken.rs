@@ -39,7 +39,7 @@ pub fn parent(pid: u32) -> Option<u32> {
 }
 
 /// The daemon's spawn process.
-fn spawn(runtime: &Path) -> u32 {
+pub fn spawn(runtime: &Path) -> u32 {
     let socket = runtime.join("spawn.socket").display().to_string();
     let pids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     let is_it = |pid: &u32| {

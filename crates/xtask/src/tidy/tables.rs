@@ -8,8 +8,8 @@ pub(crate) const CRASH: &str = "crates/engine/tests/crash/";
 pub(crate) const ENGINE: &str = "crates/engine/src/";
 
 /// Public asynchronous functions of the engine that change no wish: they wait, read, or end what no loop goes on with (streams).
-const WISHLESS: [&str; 8] =
-    ["cancelled", "diagnose", "finish_streams", "flush", "past_events", "rest", "settle", "wait"];
+const WISHLESS: [&str; 9] =
+    ["cancelled", "diagnose", "finish_streams", "flush", "looked", "past_events", "rest", "settle", "wait"];
 
 /// Steps that no host is ever asked for: the engine itself turns them into others.
 const RESOLVED: [&str; 1] = ["EnsureImage"];

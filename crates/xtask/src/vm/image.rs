@@ -16,13 +16,14 @@ use crate::{Result, run};
 pub(crate) const PACKAGES: [&str; 3] = ["e2fsprogs", "mmdebstrap", "qemu-system-x86"];
 
 /// What is in the machine beyond the essential: a kernel, an init, a network, and what builds images.
-const INSIDE: [&str; 10] = [
+const INSIDE: [&str; 11] = [
     "busybox-static",
     "ca-certificates",
     "dbus",
     "iproute2",
     "kmod",
     "linux-image-cloud-amd64",
+    "lxcfs",
     "mmdebstrap",
     "nftables",
     "systemd-sysv",
@@ -151,10 +152,15 @@ fn guest(workspace: &Workspace) -> Option<Piece> {
     is_new.then(|| Piece { from, to: inside::GUEST.into(), mode: 0o644 })
 }
 
+/// Where the tree is, once it was made.
+pub(crate) fn tree(workspace: &Workspace, release: Release) -> PathBuf {
+    directory(workspace, release).join("tree")
+}
+
 /// Has the tree, at first without our files; what is slow about a machine. It is complete when it has its name.
 pub(crate) fn prepare(workspace: &Workspace, release: Release) -> Result<PathBuf> {
     let directory = directory(workspace, release);
-    let tree = directory.join("tree");
+    let tree = self::tree(workspace, release);
     let list = directory.join("packages");
     let wanted = format!("{} {}\n", release.name, INSIDE.join(" "));
     if tree.exists() && fs::read_to_string(&list).is_ok_and(|there| there == wanted) {

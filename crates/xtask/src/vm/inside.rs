@@ -42,15 +42,17 @@ type Check = (&'static str, fn() -> Result<()>);
 const FIRST: Check = ("the units come up by themselves", units_come_up);
 
 /// One after the other: they are about the same daemon.
-const CHECKS: [Check; 12] = [
+const CHECKS: [Check; 14] = [
     ("the daemon's sandbox lacks CAP_SYS_ADMIN", sandbox_is_there),
     ("an image is built and an instance launched", launches),
     ("a command runs in it", executes),
     ("limits are set and outlive a reload of systemd", limits_stay),
+    ("the guest sees its limits", limits_are_seen),
     ("a restart of the daemon leaves it running", || survives(DAEMON, &["restart"])),
     ("a killed daemon comes back and leaves it running", || survives(DAEMON, KILL)),
     ("a restart of the spawn process leaves it running", || survives(SPAWN, &["restart"])),
     ("a killed spawn process comes back and leaves it running", || survives(SPAWN, KILL)),
+    ("the guest sees its limits after all this", limits_are_seen),
     ("a restart of the daemon is an upgrade of the spawn process", upgrades),
     ("the socket starts a daemon that was ended", socket_starts),
     ("it stops and starts again", stops_and_starts),
@@ -164,6 +166,19 @@ fn limits_hold() -> Result<()> {
         let fits = if file.starts_with("cpuset") { !text.contains(['-', ',']) } else { text.trim() == wanted };
         if !fits {
             return Err(format!("{file} is {}, not {wanted}", text.trim()));
+        }
+    }
+    Ok(())
+}
+
+/// By lxcfs, which the daemon has started.
+fn limits_are_seen() -> Result<()> {
+    const WANTED: [(&str, &str); 2] =
+        [("awk '/^MemTotal/ {print $2}' /proc/meminfo", "65536"), ("grep -c ^processor /proc/cpuinfo", "1")];
+    for (command, wanted) in WANTED {
+        let seen = client(&["exec", NAME, "--", "sh", "-c", command])?;
+        if seen.trim() != wanted {
+            return Err(format!("{command} prints {}, not {wanted}", seen.trim()));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@
 //!  └ trials   programs of the host's ring that are run there as well
 //! ```
 
-mod image;
+pub(crate) mod image;
 pub(crate) mod inside;
 mod machine;
 mod trials;

@@ -15,7 +15,8 @@ use crate::{Result, run};
 pub(crate) type Trial = (&'static str, &'static str);
 
 /// All of them, in the order in which they are run.
-pub(crate) const ALL: [Trial; 3] = [("runtime", "host_cgroup"), (DAEMON, "limits"), (DAEMON, "autoscale")];
+pub(crate) const ALL: [Trial; 5] =
+    [("runtime", "host_cgroup"), (DAEMON, "limits"), (DAEMON, "autoscale"), (DAEMON, "bites"), (DAEMON, "view")];
 
 /// Where they are in the machine.
 const DIRECTORY: &str = "/usr/local/lib/trials";

@@ -21,7 +21,8 @@ impl Networks {
         let mut route = Socket::route()?;
         let links = link::list(&mut route)?;
         let addresses = link::addresses(&mut route, None)?;
-        let state = self.state();
+        let mut state = self.state();
+        let patches = self.damage_of_patches(&mut state)?;
         let ours = links.iter().filter(|link| !state.leaving.contains(&link.name));
         for (link, rest) in ours.filter_map(|link| Some((link, link.alias.as_deref()?.strip_prefix(&self.mark)?))) {
             let name = link.name.clone();
@@ -36,7 +37,7 @@ impl Networks {
             let found = links.iter().find(|link| link.name == nic.host_name.as_str());
             let text = match found {
                 None => Some("is gone"),
-                Some(link) => of_link(link, &bridges),
+                Some(link) => of_link(link, &bridges, nic.chained),
             };
             let object = format!("{} ({device} of {boot})", nic.host_name);
             let damage =
@@ -50,6 +51,13 @@ impl Networks {
                 inventory.damage.push(Damage { kind: "link", object, text, of, cure: Cure::People(fix) });
             }
         }
+        inventory.damage.extend(patches.map(|text| Damage {
+            kind: "firewall",
+            object: self.table.to_string(),
+            text: text.into(),
+            of: None,
+            cure: Cure::Loop,
+        }));
         inventory.damage.extend(of_bridges(&state, &links, &addresses));
         inventory.damage.extend(of_settings(&state));
         let (has_firewall, rules, nics) = (state.firewall.is_some(), state.rules(), state.nics.clone());
@@ -92,9 +100,11 @@ impl Networks {
 }
 
 /// What is wrong with the host's end of a guest's link.
-pub(super) fn of_link(link: &Link, bridges: &[u32]) -> Option<&'static str> {
+pub(super) fn of_link(link: &Link, bridges: &[u32], chained: bool) -> Option<&'static str> {
     if !link.up {
         Some("is down")
+    } else if chained {
+        link.master.map(|_| "is a bridge's port, and not its chain's")
     } else if !bridges.is_empty() && !link.master.is_some_and(|master| bridges.contains(&master)) {
         Some("is not connected to its bridge")
     } else {

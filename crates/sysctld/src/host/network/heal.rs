@@ -77,6 +77,7 @@ impl Networks {
             };
             let _ = events.try_send(told);
         };
+        self.follow_functions(changes);
         for (spec, what) in self.broken_networks(changes) {
             tell(spec.name.as_str(), what.to_owned(), &mut || self.ensure(&spec));
         }
@@ -123,11 +124,34 @@ impl Networks {
             };
             found.push((spec.clone(), what));
         }
+        for chain in state.chains.values() {
+            let name = chain.spec.name.as_str();
+            let Ok(link_name) = name.parse() else { continue };
+            let what = match link::find(&mut state.route, &link_name) {
+                _ if !(changes.overrun || changes.links.contains(name)) => continue,
+                Ok(None) => "its uplink was deleted",
+                Ok(Some(link)) if !link.up => "its uplink was shut down",
+                Ok(Some(_)) | Err(_) => continue,
+            };
+            found.push((chain.spec.clone(), what));
+        }
         found
     }
 
+    /// A function's link came or went: frames find another way where that is wished.
+    fn follow_functions(&self, changes: &Changes) {
+        let mut state = self.state();
+        let is_told = |name: &str| changes.overrun || changes.links.contains(name);
+        let is_one = state.attached.iter().any(|(name, (_, nic))| nic.chained && is_told(name));
+        if is_one && let Err(error) = self.repatch(&mut state) {
+            tracing::error!(%error, "packets do not find their way around a function that is gone");
+        }
+    }
+
     fn broken_firewall(&self) -> Option<&'static str> {
-        self.damage_of(&mut self.state()).unwrap_or_default()
+        let mut state = self.state();
+        let damage = self.damage_of(&mut state).unwrap_or_default();
+        damage.or_else(|| self.damage_of_patches(&mut state).unwrap_or_default())
     }
 
     fn broken_links(&self, changes: &Changes) -> Vec<(Boot, String, &'static str)> {
@@ -143,7 +167,7 @@ impl Networks {
             }
             let what = match link::find(&mut state.route, &nic.host_name) {
                 Ok(None) => Some("was deleted"),
-                Ok(Some(link)) => damage::of_link(&link, &bridges),
+                Ok(Some(link)) => damage::of_link(&link, &bridges, nic.chained),
                 Err(_) => None,
             };
             found.extend(what.map(|what| (*boot, name.clone(), what)));

@@ -1,7 +1,9 @@
 //! Managed networks on this host: bridges, the firewall, the gateways that answer, and the links of guests.
 
+mod chains;
 mod damage;
 mod heal;
+mod wires;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::NameEntry;
-use model::{Boot, Cidr, DeviceName, Mac, NetworkName, NetworkSpec, NicSeen, NicSpec};
+use model::{Boot, Cidr, DeviceName, Mac, NetworkName, NetworkSpec, NicLimits, NicSeen, NicSpec, Plug};
 use network::directory::{Directory, Host};
 use network::link::{self, Alias, BridgeSpec, LinkName, VethSpec};
 use network::netlink::Socket;
@@ -21,6 +23,8 @@ use network::{Error, Result};
 use sha2::{Digest, Sha256};
 
 use super::keeper::GuestNetwork;
+use chains::RunningChain;
+pub(crate) use wires::wire_of;
 
 /// Largest packet where nothing is said: that of Ethernet.
 const MTU: u32 = 1500;
@@ -33,14 +37,19 @@ const LEASE_S: u32 = 3600;
 pub(crate) struct AttachedNic {
     pub(super) host_name: LinkName,
     pub(super) alias: Alias,
+    device: DeviceName,
     rules: NicRules,
     /// What it may send is known to the firewall.
     complete: bool,
+    /// It is no port of a bridge, but has a part in a chain.
+    pub(super) chained: bool,
+    limits: NicLimits,
 }
 
 impl AttachedNic {
     pub(crate) fn seen(&self) -> NicSeen {
-        NicSeen { host_name: self.host_name.to_string(), mac: Some(self.rules.mac), complete: self.complete }
+        let (host_name, mac) = (self.host_name.to_string(), Some(self.rules.mac));
+        NicSeen { host_name, mac, complete: self.complete, wire: None, chained: self.chained, limits: self.limits }
     }
 
     /// The host's end, and whom it leads to.
@@ -64,6 +73,7 @@ pub(super) struct State {
     /// `None` where the kernel has no nf_tables.
     firewall: Option<Socket>,
     running: HashMap<NetworkName, Running>,
+    chains: BTreeMap<NetworkName, RunningChain>,
     nics: Vec<NicRules>,
     /// Links of guests by name: those that were attached, or found.
     attached: BTreeMap<String, (Boot, AttachedNic)>,
@@ -107,6 +117,7 @@ impl Networks {
             route: Socket::route()?,
             firewall,
             running: HashMap::new(),
+            chains: BTreeMap::new(),
             nics,
             attached: BTreeMap::new(),
             leaving: BTreeSet::new(),
@@ -124,6 +135,9 @@ impl Networks {
         let name: LinkName = spec.name.as_str().parse()?;
         let mut state = self.state();
         let state = &mut *state;
+        if let Some(chain) = &spec.chain {
+            return self.ensure_chain(state, spec, chain);
+        }
         let bridge = BridgeSpec {
             name: name.clone(),
             alias: format!("{}{}", self.mark, spec.name).parse()?,
@@ -201,23 +215,36 @@ impl Networks {
     pub(crate) fn remove(&self, name: &NetworkName) -> Result<()> {
         let mut state = self.state();
         let state = &mut *state;
+        if self.remove_chain(state, name)? {
+            return Ok(());
+        }
         let running = state.running.remove(name);
         if let (Some(running), Some(socket)) = (&running, &mut state.firewall) {
             nft::remove_network(socket, &self.table, &running.rules)?;
         }
-        drop(running);
         let link_name: LinkName = name.as_str().parse()?;
-        link::remove(&mut state.route, &link_name, &format!("{}{name}", self.mark).parse()?)
+        match link::remove(&mut state.route, &link_name, &format!("{}{name}", self.mark).parse()?) {
+            // Somebody else's is no network of ours.
+            Err(Error::Taken { .. }) if running.is_none() => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Links a guest to its network and gives it its addresses.
     pub(crate) fn attach(&self, boot: Boot, nic: &NicSpec, guest: &mut GuestNetwork) -> Result<AttachedNic> {
         let mut state = self.state();
         let state = &mut *state;
-        let no_network = || Error::NoLink { name: nic.network.to_string() };
-        let (bridge, mtu) = {
-            let running = state.running.get(&nic.network).ok_or_else(no_network)?;
-            (running.index, nic.mtu.or(running.spec.mtu).unwrap_or(MTU))
+        let missing = |name: &dyn std::fmt::Display| Error::NoLink { name: name.to_string() };
+        let (bridge, mtu) = match &nic.plug {
+            Plug::Network(network) => {
+                let running = state.running.get(network).ok_or_else(|| missing(network))?;
+                (Some(running.index), nic.mtu.or(running.spec.mtu).unwrap_or(MTU))
+            }
+            Plug::Chain(chain) => {
+                let running = state.chains.get(chain).ok_or_else(|| missing(chain))?;
+                (None, nic.mtu.or(running.spec.mtu).unwrap_or(MTU))
+            }
+            Plug::Wire(_) => return Err(missing(&nic.device)),
         };
         let host_name = link_name(boot, &nic.device)?;
         let rules = NicRules::of(host_name.clone(), nic);
@@ -237,10 +264,32 @@ impl Networks {
             learns: nic.spoofing,
             isolated: false,
         };
-        link::attach_veth(&mut state.route, &veth)?;
+        let (device, chained) = (nic.device.clone(), nic.is_chained());
+        let limits = nic.limits;
+        let attached =
+            AttachedNic { host_name: host_name.clone(), alias, device, rules, complete: true, chained, limits };
+        let former = state.attached.get(host_name.as_str()).map(|(_, former)| (former.chained, former.limits));
+        let was_chained = former.map(|(chained, _)| chained);
+        if was_chained == Some(false) && chained {
+            // It moves: its frames find their way before it leaves the bridge.
+            state.attached.insert(host_name.to_string(), (boot, attached.clone()));
+            self.repatch(state)?;
+        }
+        let index = link::attach_veth(&mut state.route, &veth)?;
+        // Before it is known as attached: what fails is tried again. A link that was made anew has none yet, so that those
+        // which are as they were are set as well.
+        let is_free = |limits: NicLimits| limits == NicLimits::default();
+        if former.is_some_and(|(_, limits)| !is_free(limits)) || !is_free(nic.limits) {
+            link::put_limits(&mut state.route, index, &nic.limits)?;
+        }
         link::configure_guest(&mut guest.socket, nic)?;
-        let attached = AttachedNic { host_name, alias, rules, complete: true };
-        state.attached.insert(attached.host_name.to_string(), (boot, attached.clone()));
+        link::settle(&mut state.route, &host_name)?;
+        state.attached.insert(host_name.to_string(), (boot, attached.clone()));
+        match (was_chained, chained) {
+            (_, true) => self.repatch(state)?,
+            (Some(true), false) => self.unpatch(state, &host_name)?,
+            (Some(false) | None, false) => {}
+        }
         Ok(attached)
     }
 
@@ -253,6 +302,9 @@ impl Networks {
             state.attached.remove(nic.host_name.as_str());
             state.leaving.insert(nic.host_name.to_string());
             self.guard(state, |socket| nft::forget_nic(socket, &self.table, &nic.rules))?;
+            if nic.chained {
+                self.repatch(state)?;
+            }
         }
         let networks = self.clone();
         // Removing a link waits for a grace period of the kernel, some 20 ms.
@@ -274,6 +326,7 @@ impl Networks {
         let mut state = self.state();
         let state = &mut *state;
         let links = link::list(&mut state.route)?;
+        let limits = link::limits(&mut state.route)?;
         let is_there = |nic: &NicRules| links.iter().any(|link| link.name == nic.port.as_str());
         let (kept, gone): (Vec<NicRules>, Vec<NicRules>) = state.nics.drain(..).partition(is_there);
         state.nics = kept;
@@ -297,7 +350,10 @@ impl Networks {
                 spoofing: true,
             };
             let rules = guarded.unwrap_or_else(unknown);
-            let nic = AttachedNic { host_name: host_name.clone(), alias: alias.parse()?, rules, complete };
+            let (alias, chained) = (alias.parse()?, link.master.is_none());
+            let host_name = host_name.clone();
+            let limits = limits.get(&link.index).copied().unwrap_or_default();
+            let nic = AttachedNic { host_name, alias, device: device.clone(), rules, complete, chained, limits };
             state.attached.insert(nic.host_name.to_string(), (boot, nic.clone()));
             found.entry(boot).or_default().insert(device, nic);
         }
@@ -336,7 +392,7 @@ impl Networks {
         let mut state = self.state();
         let bridges: Vec<u32> = state.running.values().map(|running| running.index).collect();
         match link::find(&mut state.route, &nic.host_name) {
-            Ok(link) => link.is_some_and(|link| damage::of_link(&link, &bridges).is_none()),
+            Ok(link) => link.is_some_and(|link| damage::of_link(&link, &bridges, nic.chained).is_none()),
             // What cannot be looked at is not known to be wrong.
             Err(_) => true,
         }
@@ -344,7 +400,16 @@ impl Networks {
 
     /// Puts our part of the firewall where somebody changed it.
     pub(crate) fn guard_again(&self) -> Result<()> {
-        self.guard_all(&mut self.state())
+        let mut state = self.state();
+        self.guard_all(&mut state)?;
+        self.repatch(&mut state)
+    }
+
+    /// Names of bridges and uplinks of ours.
+    pub(crate) fn found(&self) -> Result<Vec<NetworkName>> {
+        let links = link::list(&mut self.state().route)?;
+        let rest = links.iter().filter_map(|link| link.alias.as_deref()?.strip_prefix(&self.mark));
+        Ok(rest.filter_map(|rest| rest.parse().ok()).collect())
     }
 
     /// Removes a link that carries our mark.
@@ -360,13 +425,17 @@ impl Networks {
     /// All links of the host with their addresses, for the API.
     pub(crate) fn links(&self) -> Result<(Vec<link::Link>, Vec<link::Address>)> {
         let mut state = self.state();
-        Ok((link::list(&mut state.route)?, link::addresses(&mut state.route, None)?))
+        let mut links = link::list(&mut state.route)?;
+        // The far end of an uplink is nobody's.
+        links.retain(|link| !state.chains.values().any(|chain| chain.is_inner(&link.name)));
+        Ok((links, link::addresses(&mut state.route, None)?))
     }
 
     /// Removes everything of ours from the firewall, and gives the host its settings back.
     pub(crate) fn leave(&self) -> Result<()> {
         if let Some(socket) = &mut self.state().firewall {
             nft::remove_table(socket, &self.table)?;
+            nft::remove_patches(socket, &self.table)?;
         }
         let mut failures = tunable::restore(&tunable::read_notes(&self.changes));
         failures.pop().map_or(Ok(()), Err)
