@@ -5,6 +5,7 @@
 //! a checksum, and every document that matters a second copy beside the database.
 
 mod ballast;
+mod log;
 mod memory;
 mod migrate;
 mod mirror;
@@ -522,9 +523,10 @@ fn document(row: &rusqlite::Row<'_>) -> rusqlite::Result<Document> {
 
 /// Write-ahead log, every commit on the disk before it is told, and little memory: the daemon keeps what it works with.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(
+    connection.execute_batch(&format!(
         "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-         PRAGMA cache_size = -512; PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 4194304;
+         PRAGMA cache_size = -512; PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = {};
          PRAGMA temp_store = MEMORY;",
-    )
+        log::BYTES,
+    ))
 }

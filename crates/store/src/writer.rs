@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{oneshot, watch};
 
 use crate::ballast::Ballast;
+use crate::log::Log;
 use crate::mirror::{self, Change};
 use crate::owed::Owed;
 use crate::sums::{self, Tally};
@@ -91,6 +92,7 @@ pub(crate) fn start(
     let mut writer = Writer {
         table: Table { connection, tally, kinds, changes: Vec::new() },
         ballast: Ballast::of(path),
+        log: Log::of(path),
         owed: Owed::default(),
         failures: 0,
         trouble: tell,
@@ -113,6 +115,7 @@ pub(crate) fn once(connection: Connection, tally: Tally, kinds: Kinds, ops: Vec<
 struct Writer {
     table: Table,
     ballast: Ballast,
+    log: Log,
     owed: Owed,
     /// Tries in a row that the disk refused.
     failures: u32,
@@ -125,13 +128,17 @@ impl Writer {
     fn run(&mut self, jobs: &Receiver<Job>) {
         loop {
             // After a failure something is written now and then, so that it is known when the disk answers again.
-            let wait = AGAIN * (1 << self.failures.saturating_sub(1).min(MOST_DOUBLINGS));
-            let first = match self.failures {
-                0 => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                _ => jobs.recv_timeout(wait),
+            let due = match self.failures {
+                0 => self.log.due(),
+                failures => Some(AGAIN * (1 << (failures - 1).min(MOST_DOUBLINGS))),
+            };
+            let first = match due {
+                Some(wait) => jobs.recv_timeout(wait),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match first {
                 Ok(first) => self.serve(std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect()),
+                Err(RecvTimeoutError::Timeout) if self.failures == 0 => self.log.lengthen(),
                 Err(RecvTimeoutError::Timeout) => self.serve(Vec::new()),
                 Err(RecvTimeoutError::Disconnected) => {
                     if self.failures > 0 {
@@ -219,6 +226,7 @@ impl Writer {
         }
         let changes = std::mem::take(&mut self.table.changes);
         if error.is_none() {
+            self.log.written();
             self.mirror.note(changes, self.table.tally);
             if self.mirror_again.swap(false, Ordering::AcqRel)
                 && let Ok(documents) = open::mirrored(&self.table.connection, self.table.kinds)

@@ -87,6 +87,31 @@ async fn waiting_for_what_came_before_writes_nothing() {
 }
 
 #[tokio::test]
+async fn the_log_is_as_long_ahead_as_it_gets_and_commits_lie_within() {
+    let scratch = Scratch::new("store-log");
+    let path = scratch.join("x.db");
+    let store = Store::open(&path).expect("open");
+    store.commit(ops(vec![put("a", "0")])).await.expect("commit");
+    let log = || std::fs::metadata(path.with_extension("db-wal")).map_or(0, |log| log.len());
+    testkit::eventually("a long log", || (log() == 4 << 20).then_some(()));
+    // More than it holds: it starts again from its beginning.
+    for number in 1..=600 {
+        store.commit(ops(vec![put("a", &number.to_string())])).await.expect("commit");
+    }
+    assert_eq!(log(), 4 << 20);
+    // What a daemon that was killed leaves.
+    let left = Scratch::new("store-log-left");
+    for name in ["x.db", "x.db-wal"] {
+        std::fs::copy(scratch.join(name), left.join(name)).expect("copy");
+    }
+    let again = Store::open(&left.join("x.db")).expect("open");
+    assert_eq!(again.get("thing", "a").expect("get").expect("a").body, "600");
+    assert_eq!(again.check().expect("check"), None);
+    drop(store);
+    testkit::eventually("one file", || (log() == 0).then_some(()));
+}
+
+#[tokio::test]
 async fn one_refused_transaction_does_not_take_its_neighbours_along() {
     let scratch = Scratch::new("store");
     let store = Store::open(&scratch.join("x.db")).expect("open");
