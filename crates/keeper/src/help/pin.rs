@@ -20,7 +20,7 @@ use runtime::pin::{NSFS_MAGIC, PinOrder, namespace_at};
 use runtime::protocol::{Clocks, Failure};
 use runtime::wire::Field;
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
 type Done<T> = Result<T, Failure>;
@@ -57,9 +57,28 @@ fn obey(proof: SingleThread, order: &PinOrder) -> Done<()> {
     if let Some(parent) = Path::new(&order.link).parent() {
         std::fs::create_dir_all(parent)
             .map_err(|error| failed("mkdir", parent.display().to_string())(errno_of(&error)))?;
+        share(&parent.display().to_string())?;
     }
     let namespace = open(&order.file)?;
     bind(&namespace, &order.link)
+}
+
+/// Makes a directory a mount that is shared, as ip-netns(8) does with its own before its first namespace: done later, that would
+/// cover what is bound in there, and a name whose namespace is covered cannot be removed.
+fn share(path: &str) -> Done<()> {
+    let lock = open(path)?;
+    // That program makes it by turns with others in the same way.
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(failed("flock", path))?;
+    let shared = || rustix::mount::mount_change(path, MountPropagationFlags::SHARED | MountPropagationFlags::REC);
+    match shared() {
+        // It is no mount yet.
+        Err(Errno::INVAL) => {
+            rustix::mount::mount_bind_recursive(path, path).map_err(failed("mount", path))?;
+            shared()
+        }
+        other => other,
+    }
+    .map_err(failed("share", path))
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {
