@@ -1,11 +1,13 @@
 -- Wishes: one JSON document per object, with the revision of its last change.
 CREATE TABLE document (
+    number   INTEGER PRIMARY KEY,
     kind     TEXT NOT NULL,
     key      TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    body     TEXT NOT NULL, sum INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (kind, key)
-) STRICT, WITHOUT ROWID;
+    body     TEXT NOT NULL,
+    sum      INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX document_key ON document (kind, key);
 
 -- Things that only one object may have: names, addresses, id ranges, hardware addresses.
 CREATE TABLE claim (

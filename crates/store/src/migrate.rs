@@ -18,6 +18,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { sql: include_str!("../../../migrations/0001_documents.sql"), then: |_| Ok(()) },
     Migration { sql: include_str!("../../../migrations/0002_checksums.sql"), then: fill_sums },
+    Migration { sql: include_str!("../../../migrations/0003_numbers.sql"), then: |_| Ok(()) },
 ];
 
 /// Version of a database after all migrations.
@@ -25,6 +26,9 @@ pub const LATEST: u32 = MIGRATIONS.len() as u32;
 
 /// The first version whose rows have checksums.
 pub(crate) const WITH_SUMS: u32 = 2;
+
+/// The first version whose documents have numbers, and an index of their own.
+pub(crate) const WITH_NUMBERS: u32 = 3;
 
 pub(crate) fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))

@@ -23,6 +23,11 @@ pub(crate) fn document(kind: &[u8], key: &[u8], revision: u64, body: &[u8]) -> u
     sum(b"document", &[kind, key, &revision.to_le_bytes(), body])
 }
 
+/// Of the number of a row of `document`.
+pub(crate) fn entry(kind: &[u8], key: &[u8], number: i64) -> u64 {
+    sum(b"entry", &[kind, key, &number.to_le_bytes()])
+}
+
 /// Of a row of `claim`.
 pub(crate) fn claim(space: &[u8], value: &[u8], owner: &[u8]) -> u64 {
     sum(b"claim", &[space, value, owner])

@@ -19,7 +19,7 @@ pub(crate) fn whole(path: &Path, connection: &Connection, version: u32, kinds: K
         let found = match schema(connection)? == migrate::schema(version)? {
             false => Err("its tables are not those of its version".into()),
             true if version < migrate::WITH_SUMS => Ok(Tally::default()),
-            true => rows(connection, kinds)?,
+            true => rows(connection, kinds, version)?,
         };
         let checked = check.join().unwrap_or(Err(rusqlite::Error::InvalidQuery))?;
         Ok(checked.map_or(found, Err))
@@ -41,7 +41,7 @@ pub(crate) fn schema(connection: &Connection) -> rusqlite::Result<Vec<[Option<St
 }
 
 /// Every row against its checksum, and all of them against the digest.
-fn rows(connection: &Connection, kinds: Kinds) -> rusqlite::Result<Found> {
+fn rows(connection: &Connection, kinds: Kinds, version: u32) -> rusqlite::Result<Found> {
     let mut tally = Tally::default();
     let mut wrong = None;
     let mut documents = connection.prepare("SELECT kind, key, revision, body, sum FROM document")?;
@@ -58,6 +58,10 @@ fn rows(connection: &Connection, kinds: Kinds) -> rusqlite::Result<Found> {
             None => wrong = wrong.or(Some("a document is not as it was written")),
         }
     }
+    if version >= migrate::WITH_NUMBERS && entries(connection, "document NOT INDEXED")? != entries(connection, BY_KEY)?
+    {
+        wrong = wrong.or(Some("the index of the documents is not theirs"));
+    }
     let mut claims = connection.prepare("SELECT space, value, owner, sum FROM claim")?;
     let (mut found, mut of_claims) = (claims.query([])?, 0);
     while let Some(row) = found.next()? {
@@ -66,7 +70,7 @@ fn rows(connection: &Connection, kinds: Kinds) -> rusqlite::Result<Found> {
             None => wrong = wrong.or(Some("a claim is not as it was written")),
         }
     }
-    // The index is a second copy of the claims, which SQLite's quick check does not compare with the first.
+    // The index is a second copy of the claims, too.
     let mut index =
         connection.prepare("SELECT space, value, owner FROM claim INDEXED BY claim_owner ORDER BY owner")?;
     let (mut found, mut of_index) = (index.query([])?, 0);
@@ -101,6 +105,21 @@ fn rows(connection: &Connection, kinds: Kinds) -> rusqlite::Result<Found> {
     }
     tally.revision = revision;
     Ok(wrong.map_or(Ok(tally), |wrong| Err(wrong.to_owned())))
+}
+
+/// The documents as their index has them.
+const BY_KEY: &str = "document INDEXED BY document_key ORDER BY kind, key";
+
+/// Which document has which number, in one number. The index is a second copy of that, which SQLite's quick check does not
+/// compare with the first.
+fn entries(connection: &Connection, of: &str) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare(&format!("SELECT kind, key, number FROM {of}"))?;
+    let (mut found, mut all) = (statement.query([])?, 0);
+    while let Some(row) = found.next()? {
+        let [kind, key] = [text(row, 0), text(row, 1)].map(Option::unwrap_or_default);
+        all ^= sums::entry(kind, key, number(row, 2).unwrap_or_default());
+    }
+    Ok(all)
 }
 
 /// The checksum of `kind, key, revision, body, sum`; `None` when it is another than was written.
