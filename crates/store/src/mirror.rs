@@ -27,6 +27,9 @@ const HEAD_WORD: &str = "sysctl-head-1";
 /// Largest file that is read back: the largest document there is (a body of the API is bounded by 1 MiB) and some.
 const LARGEST: u64 = 4 << 20;
 
+/// How long a change waits for others: an operation is two commits, and whoever asked for it goes first.
+const LINGER: Duration = Duration::from_millis(20);
+
 /// Waits between tries when a file cannot be written: this, doubled each time up to 64 s.
 const AGAIN: Duration = Duration::from_secs(1);
 const MOST_DOUBLINGS: u32 = 6;
@@ -245,7 +248,7 @@ impl Handle {
     /// Waits until everything is written, or it was tried and cannot be.
     pub(crate) fn settle(&self) {
         let mut pending = self.shared.pending();
-        if pending.failing.take().is_some() {
+        if pending.failing.take().is_some() || !pending.is_empty() {
             pending.hurry = true;
             self.shared.changed.notify_all();
         }
@@ -295,12 +298,17 @@ impl Shared {
                 return None;
             }
         }
-        pending.hurry = false;
         pending =
             self.changed.wait_while(pending, |p| p.is_empty() && !p.ended).unwrap_or_else(PoisonError::into_inner);
         if pending.is_empty() {
             return None;
         }
+        pending = self
+            .changed
+            .wait_timeout_while(pending, LINGER, |p| !p.ended && !p.hurry)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        pending.hurry = false;
         let batch = Pending {
             changes: std::mem::take(&mut pending.changes),
             head: pending.head.take(),
