@@ -68,6 +68,10 @@ impl InstanceView {
         if self.record.error.is_some() {
             return InstanceStatus::Error;
         }
+        if !self.record.wish.exists {
+            // It goes: nothing that is asked of it is done any more.
+            return InstanceStatus::Stopping;
+        }
         let alive = self.observed.boots.values().any(|seen| matches!(seen.guest, GuestSeen::Running { .. }));
         match (self.record.wish.power, self.pid(), alive) {
             (Power::On { frozen: true, .. }, Some(_), _) => InstanceStatus::Frozen,
