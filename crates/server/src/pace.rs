@@ -1,5 +1,6 @@
 //! How slow the other side of a connection may be: bodies that trickle in, answers that nobody reads.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,33 +43,62 @@ impl Wait {
     }
 }
 
+/// How long the rest of a body is taken that nobody wants any more.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A request's body whose sender has to keep pace. Time in which the daemon itself takes nothing does not count.
 #[derive(Debug)]
-pub(crate) struct Paced<B> {
-    body: B,
+pub(crate) struct Paced<B: Content> {
+    /// `None` once all of it came.
+    body: Option<B>,
     left: Duration,
     wait: Wait,
     /// Set when the body was too slow.
     late: Arc<AtomicBool>,
 }
 
-impl<B> Paced<B> {
+/// What a request's body is made of.
+pub(crate) trait Content:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send + 'static
+{
+}
+impl<B> Content for B where B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send + 'static {}
+
+impl<B: Content> Paced<B> {
     pub(crate) fn new(body: B, late: Arc<AtomicBool>) -> Paced<B> {
-        Paced { body, left: BODY_PATIENCE, wait: Wait::default(), late }
+        Paced { body: Some(body), left: BODY_PATIENCE, wait: Wait::default(), late }
     }
 }
 
-impl<B> Body for Paced<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: Content> Drop for Paced<B> {
+    /// Takes what still comes of a body that was refused: to close the connection of a client that sends would lose it the answer.
+    fn drop(&mut self) {
+        let Some(mut rest) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        if self.late.load(Ordering::Acquire) {
+            return;
+        }
+        let taking = async move {
+            while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {}
+        };
+        // At the daemon's end there is none.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async { tokio::time::timeout(REST_PATIENCE, taking).await });
+        }
+    }
+}
+
+impl<B: Content> Body for Paced<B> {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(None) => {
+                this.body = None;
+                Poll::Ready(None)
+            }
             Poll::Ready(frame) => {
                 let length = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref().map(Bytes::len)).unwrap_or(0);
                 let gained = Duration::from_secs(1).mul_f64(length as f64 / 1024.0);
@@ -84,11 +114,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

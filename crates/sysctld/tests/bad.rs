@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
 use support::Daemon;
 
 /// What is asked, and what the answer must be: status and words in it.
@@ -168,6 +171,27 @@ async fn what_is_too_large_or_stale_is_refused() {
     let tag = daemon.client.get_instance("web1").await.expect("web1").etag;
     let accepted = daemon.client.patch_instance("web1", &support::patch(&[("user.a", "b")]), Some(&tag)).await;
     daemon.client.finish(&accepted.expect("fresh")).await.expect("done");
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_sends_all_before_reading_has_the_refusal_all_the_same() {
+    let daemon = Daemon::new("early");
+    let body = vec![0u8; 16 << 20];
+    for header in ["X-Incus-fingerprint: none", "X-Incus-properties: none"] {
+        let mut stream = UnixStream::connect(daemon.client.socket()).expect("connect");
+        let length = body.len();
+        write!(
+            stream,
+            "POST /1.0/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n{header}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+        .and_then(|()| stream.write_all(&body))
+        .unwrap_or_else(|error| panic!("{header}: {error}"));
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("an answer");
+        assert!(line.starts_with("HTTP/1.1 400 "), "{header}: {line}");
+    }
     daemon.finish().await;
 }
 
