@@ -16,7 +16,7 @@ const KILLED: i32 = 9;
 /// Points of each act in a run of all rings.
 const FEW: usize = 3;
 
-/// Calls that only keepers and launchers make, never the guest's own init.
+/// Calls that keepers and launchers make, and next to never the guest's own programs.
 const KEEPING: &str = "clone3,fsopen,fsconfig,fsmount,move_mount,mount_setattr,open_tree,pivot_root,setns,unshare,sendmsg,\
                        openat2,mknodat,renameat,rename,socketpair,close_range,prctl,setresuid,setresgid";
 
@@ -27,7 +27,7 @@ fn log_of(crashing: &Crashing) -> PathBuf {
 /// The calls that `pids` make while an act is done.
 async fn dry_run(crashing: &Crashing, act: Act, pids: &[u32], calls: &str) -> Vec<(String, usize)> {
     act.prepare(&crashing.daemon).await;
-    let words = ["-e".to_owned(), format!("trace={calls}")];
+    let words = ["-e".to_owned(), format!("trace={calls},execveat")];
     let tracer = Tracer::attach(pids, &words, &log_of(crashing));
     let seen = act.attempt(&crashing.daemon.client).await;
     assert_eq!(seen.end, Some(Ok(())), "{act:?} while it is watched\n{}", crashing.daemon.log());

@@ -2,7 +2,7 @@
 //!
 //! It counts per thread: "the third `mkdir`" is that of the first thread that comes to its third.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -91,13 +91,24 @@ impl Drop for Tracer {
     }
 }
 
-/// How often each changing call was made by the thread that made most of it, from a log of strace: the points there are.
+/// How often each changing call was made by the thread that made most of it, from a log of strace: the points there are. What a
+/// thread does once it has become a guest's program is the guest's (where `execveat` was logged, too; our own programs are exec'd by descriptor).
 pub fn points(log: &str) -> Vec<(String, usize)> {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut found: Vec<(String, usize)> = Vec::new();
+    let mut guests = BTreeSet::new();
     for line in log.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((call, arguments)) = rest.trim_start().split_once('(') else { continue };
+        if call == "execveat" {
+            if arguments.starts_with("AT_FDCWD") {
+                guests.insert(thread);
+            }
+            continue;
+        }
+        if guests.contains(thread) {
+            continue;
+        }
         if call.is_empty() || !call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             continue;
         }
