@@ -16,7 +16,7 @@ pub use limits::{can_limit, can_load, limits, put_limits};
 pub use name::{Alias, LinkName};
 pub use uplink::{UplinkSpec, ensure_uplink};
 pub use veth::{VethSpec, attach_veth};
-pub use wire::{WireSide, join_guests, marked, remove_guests};
+pub use wire::{WireSide, join_guests, marked, remove_guests, remove_stale};
 
 use kernel::Errno;
 use model::Mac;
@@ -136,6 +136,18 @@ pub fn remove(socket: &mut Socket, name: &LinkName, alias: &Alias) -> Result<()>
     let mut batch = Batch::about(name.as_str());
     batch.request("remove link", DELETE_LINK, 0, &header(link.index, 0)).tolerating(&[Errno::NODEV]);
     socket.run(batch)
+}
+
+/// Removes the veth of that name if nothing is written on it: one that was being made when its maker died.
+pub fn remove_unmarked(socket: &mut Socket, name: &LinkName) -> Result<()> {
+    match find(socket, name)? {
+        Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("veth") => {
+            let mut batch = Batch::about(name.as_str());
+            batch.request("remove link", DELETE_LINK, 0, &header(link.index, 0)).tolerating(&[Errno::NODEV]);
+            socket.run(batch)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Appends a request for the link called `name`; that there is none is no failure.

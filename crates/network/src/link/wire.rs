@@ -55,6 +55,14 @@ pub fn join_guests(socket: &mut Socket, temporary: &LinkName, mtu: u32, mut side
     sides.iter_mut().try_for_each(|side| guest::settle(side.socket, &side.nic.guest_name.parse()?))
 }
 
+/// Takes an end away whose wire led to where the other guest was before its boot: the kernel takes such a wire itself, some time
+/// after its network, and until then it looks like one that is there.
+pub fn remove_stale(side: &mut WireSide<'_>) -> Result<()> {
+    let whose = side.alias.as_str().rsplit_once(':').map_or(side.alias.as_str(), |(whose, _)| whose).to_owned();
+    let stale = marked(side.socket, &format!("{whose}:"))?;
+    stale.iter().try_for_each(|link| remove_guests(side.socket, link))
+}
+
 /// The links in a guest whose alias begins with `mark`, at most so many as are ever listed of a guest.
 pub fn marked(socket: &mut Socket, mark: &str) -> Result<Vec<Link>> {
     let links = super::list_some(socket, guest::MOST_LINKS)?;

@@ -97,8 +97,6 @@ impl Boots {
         if far_keeper.network().await.is_err() {
             return Ok(());
         }
-        self.note_wired(boot)?;
-        self.note_wired(far_boot)?;
         // Whoever joins the same two at the same time takes them in the same order.
         let (mut near, mut far) = if boot < far_boot {
             let near = near_keeper.locked_network();
@@ -108,8 +106,11 @@ impl Boots {
             (near_keeper.locked_network(), far)
         };
         let (Some(near), Some(far)) = (near.as_mut(), far.as_mut()) else { return Ok(()) };
-        let joined = self.networks.join(boot, nic, near, far);
-        match joined {
+        let is_new = [boot, far_boot].map(|boot| !self.may_be_wired(boot));
+        self.networks.remove_stale(boot, nic, near, far, is_new).map_err(|e| words::because("attach_nic", &e))?;
+        self.note_wired(boot)?;
+        self.note_wired(far_boot)?;
+        match self.networks.join(boot, nic, near, far) {
             // The far guest ended meanwhile, and its network with it.
             Err(_) if self.keeper_of_guest(far_boot).is_none() => Ok(()),
             joined => joined.map_err(|e| words::because("attach_nic", &e)),

@@ -22,27 +22,43 @@ impl Networks {
         near: &mut GuestNetwork,
         far: &mut GuestNetwork,
     ) -> Result<()> {
-        let no_wire = || Error::NoLink { name: nic.device.to_string() };
-        let far_nic = nic.mirrored(boot.id, boot.generation).ok_or_else(no_wire)?;
-        let to = &nic.wire().ok_or_else(no_wire)?.to;
-        let made = nic.wire_seen(boot.id).ok_or_else(no_wire)?.made;
+        let far_nic = nic.mirrored(boot.id, boot.generation).ok_or_else(|| no_wire(nic))?;
+        let sides = self.sides(boot, (nic, near), (&far_nic, far))?;
         let own = NicId { id: boot.id, device: nic.device.clone() };
-        let temporary = temporary_name(&own, to)?;
-        let sides = [
-            WireSide {
-                netns: near.namespace.as_fd(),
-                socket: &mut near.socket,
-                alias: self.alias(&own, to, made)?,
-                nic,
-            },
-            WireSide {
-                netns: far.namespace.as_fd(),
-                socket: &mut far.socket,
-                alias: self.alias(to, &own, made)?,
-                nic: &far_nic,
-            },
-        ];
+        let temporary = temporary_name(&own, &nic.wire().ok_or_else(|| no_wire(nic))?.to)?;
         link::join_guests(&mut self.state().route, &temporary, nic.mtu.unwrap_or(MTU), sides)
+    }
+
+    /// Takes the end away that a guest has of a wire to where the other was before its boot. `is_new`: whether near and far
+    /// guest live in networks in which there was no wire yet.
+    pub(crate) fn remove_stale(
+        &self,
+        boot: Boot,
+        nic: &NicSpec,
+        near: &mut GuestNetwork,
+        far: &mut GuestNetwork,
+        is_new: [bool; 2],
+    ) -> Result<()> {
+        let far_nic = nic.mirrored(boot.id, boot.generation).ok_or_else(|| no_wire(nic))?;
+        let sides = self.sides(boot, (nic, near), (&far_nic, far))?;
+        let stale = sides.into_iter().zip(is_new.into_iter().rev()).filter(|(_, other_is_new)| *other_is_new);
+        stale.into_iter().try_for_each(|(mut side, _)| link::remove_stale(&mut side))
+    }
+
+    fn sides<'a>(
+        &self,
+        boot: Boot,
+        (nic, near): (&'a NicSpec, &'a mut GuestNetwork),
+        (far_nic, far): (&'a NicSpec, &'a mut GuestNetwork),
+    ) -> Result<[WireSide<'a>; 2]> {
+        let to = &nic.wire().ok_or_else(|| no_wire(nic))?.to;
+        let made = nic.wire_seen(boot.id).ok_or_else(|| no_wire(nic))?.made;
+        let own = NicId { id: boot.id, device: nic.device.clone() };
+        let (alias, far_alias) = (self.alias(&own, to, made)?, self.alias(to, &own, made)?);
+        Ok([
+            WireSide { netns: near.namespace.as_fd(), socket: &mut near.socket, alias, nic },
+            WireSide { netns: far.namespace.as_fd(), socket: &mut far.socket, alias: far_alias, nic: far_nic },
+        ])
     }
 
     /// The ends of wires of ours in a guest.
@@ -55,6 +71,10 @@ impl Networks {
     fn alias(&self, own: &NicId, far: &NicId, made: u64) -> Result<Alias> {
         format!("{}{WIRE}{}:{}:{}:{}:{made:016x}", self.mark, own.id, own.device, far.id, far.device).parse()
     }
+}
+
+fn no_wire(nic: &NicSpec) -> Error {
+    Error::NoLink { name: nic.device.to_string() }
 }
 
 /// Reads an alias: the device of an instance whose end this is, and which wire it is.
