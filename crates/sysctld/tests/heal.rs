@@ -161,3 +161,21 @@ async fn a_spawn_process_that_dies_is_back_before_it_is_needed() {
     tokio::time::timeout(Duration::from_secs(10), report).await.expect("healthy");
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn a_link_that_was_being_made_when_the_daemon_died_goes_with_its_guard() {
+    let mut daemon = Daemon::new("unmarked");
+    daemon.import_busybox().await;
+    daemon.launch("a", &[]).await;
+    let link = daemon.client.get_instance("a").await.expect("a").value.config["volatile.eth0.host_name"].clone();
+    let init = daemon.init_pid("a").await;
+    daemon.kill();
+    support::signal(init, rustix::process::Signal::KILL);
+    testkit::eventually("the link's end", || (!succeeds(&format!("ip link show {link}"))).then_some(()));
+    // As between the two calls that make it and mark it.
+    run(&format!("ip link add {link} type veth peer name {link}x"));
+    daemon.start();
+    daemon.healthy().await;
+    assert!(!succeeds(&format!("ip link show {link}")), "{link} is still there");
+    daemon.finish().await;
+}

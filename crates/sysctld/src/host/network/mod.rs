@@ -230,10 +230,36 @@ impl Networks {
         }
     }
 
-    /// Links a guest to its network and gives it its addresses.
+    /// Links a guest to its network and gives it its addresses. A link that is new and fails is taken back.
     pub(crate) fn attach(&self, boot: Boot, nic: &NicSpec, guest: &mut GuestNetwork) -> Result<AttachedNic> {
+        let host_name = link_name(boot, &nic.device)?;
+        let alias: Alias = format!("{}{boot}:{}", self.mark, nic.device).parse()?;
+        let rules = NicRules::of(host_name.clone(), nic);
         let mut state = self.state();
         let state = &mut *state;
+        let is_new = !state.attached.contains_key(host_name.as_str());
+        let attached = self.try_attach(state, boot, nic, guest, (&host_name, &alias, &rules));
+        if attached.is_err() && is_new {
+            let removed = link::remove(&mut state.route, &host_name, &alias);
+            let removed = removed.or_else(|_| link::remove_unmarked(&mut state.route, &host_name));
+            state.attached.remove(host_name.as_str());
+            state.nics.retain(|known| known.port != host_name);
+            let forgotten = self.guard(state, |socket| nft::forget_nic(socket, &self.table, &rules));
+            if let Err(error) = removed.and(forgotten) {
+                tracing::warn!(%boot, device = %nic.device, %error, "of a link that could not be made something is left");
+            }
+        }
+        attached
+    }
+
+    fn try_attach(
+        &self,
+        state: &mut State,
+        boot: Boot,
+        nic: &NicSpec,
+        guest: &mut GuestNetwork,
+        (host_name, alias, rules): (&LinkName, &Alias, &NicRules),
+    ) -> Result<AttachedNic> {
         let missing = |name: &dyn std::fmt::Display| Error::NoLink { name: name.to_string() };
         let (bridge, mtu) = match &nic.plug {
             Plug::Network(network) => {
@@ -246,13 +272,10 @@ impl Networks {
             }
             Plug::Wire(_) => return Err(missing(&nic.device)),
         };
-        let host_name = link_name(boot, &nic.device)?;
-        let rules = NicRules::of(host_name.clone(), nic);
         // Before the link is there, so that no frame of it is ever unguarded.
-        state.nics.retain(|known| known.port != host_name);
+        state.nics.retain(|known| known.port != *host_name);
         state.nics.push(rules.clone());
-        self.guard(state, |socket| nft::allow_nic(socket, &self.table, &rules))?;
-        let alias: Alias = format!("{}{boot}:{}", self.mark, nic.device).parse()?;
+        self.guard(state, |socket| nft::allow_nic(socket, &self.table, rules))?;
         let veth = VethSpec {
             host_name: host_name.clone(),
             alias: alias.clone(),
@@ -266,8 +289,15 @@ impl Networks {
         };
         let (device, chained) = (nic.device.clone(), nic.is_chained());
         let limits = nic.limits;
-        let attached =
-            AttachedNic { host_name: host_name.clone(), alias, device, rules, complete: true, chained, limits };
+        let attached = AttachedNic {
+            host_name: host_name.clone(),
+            alias: alias.clone(),
+            device,
+            rules: rules.clone(),
+            complete: true,
+            chained,
+            limits,
+        };
         let former = state.attached.get(host_name.as_str()).map(|(_, former)| (former.chained, former.limits));
         let was_chained = former.map(|(chained, _)| chained);
         if was_chained == Some(false) && chained {
@@ -283,11 +313,11 @@ impl Networks {
             link::put_limits(&mut state.route, index, &nic.limits)?;
         }
         link::configure_guest(&mut guest.socket, nic)?;
-        link::settle(&mut state.route, &host_name)?;
+        link::settle(&mut state.route, host_name)?;
         state.attached.insert(host_name.to_string(), (boot, attached.clone()));
         match (was_chained, chained) {
             (_, true) => self.repatch(state)?,
-            (Some(true), false) => self.unpatch(state, &host_name)?,
+            (Some(true), false) => self.unpatch(state, host_name)?,
             (Some(false) | None, false) => {}
         }
         Ok(attached)
@@ -327,10 +357,14 @@ impl Networks {
         let state = &mut *state;
         let links = link::list(&mut state.route)?;
         let limits = link::limits(&mut state.route)?;
-        let is_there = |nic: &NicRules| links.iter().any(|link| link.name == nic.port.as_str());
+        let is_marked = |link: &&link::Link| link.alias.as_ref().is_some_and(|alias| alias.starts_with(&self.mark));
+        let marked: BTreeSet<&str> = links.iter().filter(is_marked).map(|link| link.name.as_str()).collect();
+        let is_there = |nic: &NicRules| marked.contains(nic.port.as_str());
         let (kept, gone): (Vec<NicRules>, Vec<NicRules>) = state.nics.drain(..).partition(is_there);
         state.nics = kept;
         for nic in gone {
+            // A link is marked by the call after the one that makes it: a daemon may have died in between.
+            link::remove_unmarked(&mut state.route, &nic.port)?;
             self.guard(state, |socket| nft::forget_nic(socket, &self.table, &nic))?;
         }
         for link in links {
