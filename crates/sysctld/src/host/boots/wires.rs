@@ -107,10 +107,12 @@ impl Boots {
         };
         let (Some(near), Some(far)) = (near.as_mut(), far.as_mut()) else { return Ok(()) };
         let is_new = [boot, far_boot].map(|boot| !self.may_be_wired(boot));
-        self.networks.remove_stale(boot, nic, near, far, is_new).map_err(|e| words::because("attach_nic", &e))?;
-        self.note_wired(boot)?;
-        self.note_wired(far_boot)?;
-        match self.networks.join(boot, nic, near, far) {
+        let cleared = self.networks.remove_stale(boot, nic, near, far, is_new);
+        if cleared.is_ok() {
+            self.note_wired(boot)?;
+            self.note_wired(far_boot)?;
+        }
+        match cleared.and_then(|()| self.networks.join(boot, nic, near, far)) {
             // The far guest ended meanwhile, and its network with it.
             Err(_) if self.keeper_of_guest(far_boot).is_none() => Ok(()),
             joined => joined.map_err(|e| words::because("attach_nic", &e)),
