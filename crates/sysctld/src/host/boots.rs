@@ -36,6 +36,10 @@ use super::words;
 /// How long a keeper may take for what is quick: a hundred times what it takes.
 const QUICK: Duration = Duration::from_secs(10);
 
+/// How often a keeper is asked for that takes a guest over, and the pause in between: another spawn process starts in less.
+const ADOPTIONS: u32 = 5;
+const BETWEEN_ADOPTIONS: Duration = Duration::from_millis(100);
+
 /// Causes of ends that spawn told and nobody asked for yet.
 const MAX_CAUSES: usize = 4096;
 
@@ -233,24 +237,32 @@ impl Boots {
 
     /// A keeper that does not answer is gone. A guest that still runs gets another one; else its end is noted.
     async fn replace_keeper(self: &Arc<Self>, boot: Boot, sessions: Option<usize>) {
-        let status = launch::read_status(&self.directory(boot));
-        let running = status.filter(|s| s.phase == phase::RUNNING);
-        let ended = match running {
-            Some(status) if launch::is_same_process(status.pid, status.start) => {
-                match self.adopt(boot, status.pid, status.start).await {
-                    Ok(()) => {
-                        let _ = self.events.try_send(HostEvent::KeeperLost { boot, sessions });
-                        return;
-                    }
-                    Err(error) => {
-                        tracing::error!(%boot, %error, "no other keeper for its guest");
-                        None
+        let mut tries = 1;
+        let ended = loop {
+            let status = launch::read_status(&self.directory(boot));
+            match status.filter(|s| s.phase == phase::RUNNING) {
+                Some(status) if launch::is_same_process(status.pid, status.start) => {
+                    match self.adopt(boot, status.pid, status.start).await {
+                        Ok(()) => {
+                            let _ = self.events.try_send(HostEvent::KeeperLost { boot, sessions });
+                            return;
+                        }
+                        // The spawn process may have died as well, and is started again.
+                        Err(error) if tries < ADOPTIONS => {
+                            tracing::warn!(%boot, %error, "no other keeper for its guest yet");
+                            tries += 1;
+                            tokio::time::sleep(BETWEEN_ADOPTIONS).await;
+                        }
+                        Err(error) => {
+                            tracing::error!(%boot, %error, "no other keeper for its guest");
+                            break None;
+                        }
                     }
                 }
+                Some(status) => break Some(self.cause(status.pid).await),
+                // It never ran: nothing that ended.
+                None => break None,
             }
-            Some(status) => Some(self.cause(status.pid).await),
-            // It never ran: nothing that ended.
-            None => None,
         };
         let mut entries = self.entries();
         let entry = entries.entry(boot).or_default();

@@ -22,6 +22,9 @@ use super::{launch, words};
 /// Ends of children that a listener may be behind.
 const ENDS: usize = 1024;
 
+/// How often the process is asked: it may have died since it was last spoken to, and one that is dying may still be connected to.
+const TRIES: usize = 3;
+
 /// How long systemd may take to start the process again, and how often that is looked at.
 const RESTART: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(20);
@@ -214,11 +217,12 @@ impl Spawn {
     }
 
     async fn ask(&self, request: SpawnRequest, fds: &[BorrowedFd<'_>]) -> Result<Answer, StepError> {
-        // The process may have died since it was last spoken to: then once more, with a new one.
-        match self.try_ask(&request, fds).await? {
-            Ok(answer) => Ok(answer),
-            Err(_) => self.try_ask(&request, fds).await?.map_err(gone),
+        for _ in 1..TRIES {
+            if let Ok(answer) = self.try_ask(&request, fds).await? {
+                return Ok(answer);
+            }
         }
+        self.try_ask(&request, fds).await?.map_err(gone)
     }
 
     /// Has a child made that serves on one of a `pair` of sockets; its pid, and the other socket.
@@ -235,10 +239,13 @@ impl Spawn {
             let (ours, theirs) = pair().map_err(|errno| words::failed("spawn", "socketpair", "", errno))?;
             Ok(self.try_ask(&request, &[theirs.as_fd()]).await?.map(|answer| (answer, ours)))
         };
-        let (answer, ours) = match once().await? {
-            Ok(answered) => answered,
-            Err(_) => once().await?.map_err(gone)?,
-        };
+        let mut answered = once().await?;
+        for _ in 1..TRIES {
+            if answered.is_err() {
+                answered = once().await?;
+            }
+        }
+        let (answer, ours) = answered.map_err(gone)?;
         Ok((started(answer.0)?, ours))
     }
 
