@@ -133,19 +133,13 @@ pub fn remove(socket: &mut Socket, name: &LinkName, alias: &Alias) -> Result<()>
     if link.alias.as_deref() != Some(alias.as_str()) {
         return Err(taken(name, &link));
     }
-    let mut batch = Batch::about(name.as_str());
-    batch.request("remove link", DELETE_LINK, 0, &header(link.index, 0)).tolerating(&[Errno::NODEV]);
-    socket.run(batch)
+    remove_guests(socket, &link)
 }
 
 /// Removes the veth of that name if nothing is written on it: one that was being made when its maker died.
 pub fn remove_unmarked(socket: &mut Socket, name: &LinkName) -> Result<()> {
     match find(socket, name)? {
-        Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("veth") => {
-            let mut batch = Batch::about(name.as_str());
-            batch.request("remove link", DELETE_LINK, 0, &header(link.index, 0)).tolerating(&[Errno::NODEV]);
-            socket.run(batch)
-        }
+        Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("veth") => remove_guests(socket, &link),
         _ => Ok(()),
     }
 }

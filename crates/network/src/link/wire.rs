@@ -69,7 +69,7 @@ pub fn marked(socket: &mut Socket, mark: &str) -> Result<Vec<Link>> {
     Ok(links.into_iter().filter(|link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(mark))).collect())
 }
 
-/// Removes a link of a guest; done when there is none. The other end of a wire goes with it.
+/// Removes a link of the socket's namespace; done when there is none. The other end of a wire goes with it.
 pub fn remove_guests(socket: &mut Socket, link: &Link) -> Result<()> {
     let mut batch = Batch::about(link.name.as_str());
     batch.request("remove link", super::DELETE_LINK, 0, &super::header(link.index, 0)).tolerating(&[Errno::NODEV]);
