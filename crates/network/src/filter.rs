@@ -14,13 +14,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use kernel::seccomp::Instruction;
 
 // Operations of linux/filter.h: load a word, half or byte from a fixed place; a half behind the IP header (whose length
-// is in X); X = length of the IPv4 header; jump if equal; jump if any bit is set; end.
+// is in X); X = length of the IPv4 header; jump if equal; if greater; if any bit is set; end.
 pub(crate) const LOAD_WORD: u16 = 0x20;
 pub(crate) const LOAD_HALF: u16 = 0x28;
 pub(crate) const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF_BEHIND_X: u16 = 0x48;
 const X_IS_HEADER_LENGTH: u16 = 0xb1;
 pub(crate) const JUMP_EQUAL: u16 = 0x15;
+pub(crate) const JUMP_ABOVE: u16 = 0x25;
 const JUMP_ANY_BIT: u16 = 0x45;
 pub(crate) const RETURN: u16 = 0x06;
 /// Not a place in the frame but the kernel's word on whether it carried a VLAN tag.
@@ -29,7 +30,7 @@ const TAG_PRESENT: u32 = 0xffff_f000 + 48;
 const DHCP: u32 = 67;
 const DNS: u32 = 53;
 const UDP: u32 = 17;
-const ICMPV6: u32 = 58;
+pub(crate) const ICMPV6: u32 = 58;
 const ROUTER_SOLICITATION: u32 = 133;
 /// Frames are cut to so many bytes: more than any question takes.
 pub const LONGEST_FRAME: usize = 2048;
@@ -43,7 +44,6 @@ pub(crate) enum To {
     Ipv6,
     SixUdp,
     Icmp6,
-    Arp,
 }
 
 /// A line of a program.
@@ -161,6 +161,7 @@ pub(crate) fn run(program: &[Instruction], frame: &[u8], word: u32) -> Option<u3
             LOAD_HALF_BEHIND_X => a = load(k + x, 2)?,
             X_IS_HEADER_LENGTH => x = (load(k, 1)? as usize & 15) * 4,
             JUMP_EQUAL => at += usize::from(if a == line.value { line.jump_true } else { line.jump_false }),
+            JUMP_ABOVE => at += usize::from(if a > line.value { line.jump_true } else { line.jump_false }),
             JUMP_ANY_BIT => at += usize::from(if a & line.value != 0 { line.jump_true } else { line.jump_false }),
             RETURN => return Some(line.value),
             code => panic!("operation {code:#x}"),

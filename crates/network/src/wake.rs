@@ -3,116 +3,93 @@
 //! The frame itself is not kept here: it went to the guest's own network stack, which answers what needs no process (pings,
 //! the opening of connections) and keeps the rest until the guest goes on.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use kernel::packet::{self, Side};
 use kernel::seccomp::Instruction;
 use model::Mac;
 
-use crate::filter::{JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, Line, RETURN, To, assemble};
+use crate::filter::{ICMPV6, JUMP_ABOVE, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, Line, RETURN, To, assemble};
 use crate::{Error, Result};
 
 /// Not a place in the frame but the kernel's word on which way it goes (`SKF_AD_PKTTYPE`).
 const WAY: u32 = 0xffff_f000 + 4;
 /// Out of the link, which is to the guest behind it (`PACKET_OUTGOING`).
 const OUT: u32 = 4;
+/// Messages of neighbour discovery: from the router's solicitation to its redirect (RFC 4861, 4).
+const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u32> = 133..=137;
 /// What is kept of a frame: that it came is all there is to know.
 const KEPT: u32 = 1;
 
-/// Whom a link leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Callee {
-    /// Hardware address.
-    pub mac: Mac,
-    /// IPv4 address.
-    pub ipv4: Option<Ipv4Addr>,
-    /// IPv6 address.
-    pub ipv6: Option<Ipv6Addr>,
-}
-
-/// A socket that can be read once a frame for `callee` went out of the link `index`: one to its hardware address, or the
-/// question who has one of its addresses. What goes to everybody is for nobody.
-pub fn calls(index: u32, callee: &Callee) -> Result<OwnedFd> {
-    let socket = packet::open(index, packet::EVERY_TYPE, Side::Both, &program(callee));
+/// A socket that can be read once a frame for `mac` went out of the link `index`. What goes to everybody is for nobody, and who
+/// has an address is between the two kernels: the guest's answers questions itself, and hears answers to its own, say of a
+/// router just after its link came up.
+pub fn calls(index: u32, mac: Mac) -> Result<OwnedFd> {
+    let socket = packet::open(index, packet::EVERY_TYPE, Side::Both, &program(mac));
     socket.map_err(|errno| Error::Socket { what: "packet", errno })
 }
 
-fn program(callee: &Callee) -> Vec<Instruction> {
+fn program(Mac([a, b, c, d, e, f]): Mac) -> Vec<Instruction> {
     use Line::{Do, Here, If};
-    let Mac([a, b, c, d, e, f]) = callee.mac;
-    let mut lines = vec![
+    assemble(&[
         Do(LOAD_BYTE, WAY),
         If(JUMP_EQUAL, OUT, To::Next, To::Reject),
-        Do(LOAD_HALF, 12),
-        If(JUMP_EQUAL, 0x0806, To::Arp, To::Next),
         Do(LOAD_WORD, 0),
-        If(JUMP_EQUAL, u32::from_be_bytes([a, b, c, d]), To::Next, To::Ipv6),
+        If(JUMP_EQUAL, u32::from_be_bytes([a, b, c, d]), To::Next, To::Reject),
         Do(LOAD_HALF, 4),
-        If(JUMP_EQUAL, u32::from(u16::from_be_bytes([e, f])), To::Accept, To::Reject),
-        // The group that the question who has an IPv6 address goes to ends in the address's last three bytes.
-        Here(To::Ipv6),
-    ];
-    if let Some(address) = callee.ipv6 {
-        let [.., x, y, z] = address.octets();
-        lines.extend([
-            If(JUMP_EQUAL, 0x3333_ff00 | u32::from(x), To::Next, To::Reject),
-            Do(LOAD_HALF, 4),
-            If(JUMP_EQUAL, u32::from(u16::from_be_bytes([y, z])), To::Accept, To::Reject),
-        ]);
-    } else {
-        lines.push(Do(RETURN, 0));
-    }
-    lines.push(Here(To::Arp));
-    if let Some(address) = callee.ipv4 {
-        lines.extend([Do(LOAD_WORD, 14 + 24), If(JUMP_EQUAL, u32::from(address), To::Accept, To::Reject)]);
-    } else {
-        lines.push(Do(RETURN, 0));
-    }
-    lines.extend([Here(To::Accept), Do(RETURN, KEPT), Here(To::Reject), Do(RETURN, 0)]);
-    assemble(&lines)
+        If(JUMP_EQUAL, u32::from(u16::from_be_bytes([e, f])), To::Next, To::Reject),
+        Do(LOAD_HALF, 12),
+        If(JUMP_EQUAL, 0x0806, To::Reject, To::Next),
+        If(JUMP_EQUAL, 0x86dd, To::Next, To::Accept),
+        Do(LOAD_BYTE, 14 + 6),
+        If(JUMP_EQUAL, ICMPV6, To::Next, To::Accept),
+        Do(LOAD_BYTE, 54),
+        If(JUMP_ABOVE, *NEIGHBOUR_DISCOVERY.end(), To::Accept, To::Next),
+        If(JUMP_ABOVE, NEIGHBOUR_DISCOVERY.start() - 1, To::Reject, To::Accept),
+        Here(To::Accept),
+        Do(RETURN, KEPT),
+        Here(To::Reject),
+        Do(RETURN, 0),
+    ])
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::filter::run;
+    use crate::frame::Icmp6;
 
-    const CALLEE: Callee = Callee { mac: Mac([2, 1, 2, 3, 4, 5]), ipv4: Some(Ipv4Addr::new(10, 9, 1, 7)), ipv6: None };
+    const GUEST: Mac = Mac([2, 1, 2, 3, 4, 5]);
 
-    fn wakes(callee: &Callee, frame: &[u8]) -> bool {
-        run(&program(callee), frame, OUT) == Some(KEPT)
+    fn wakes(frame: &[u8]) -> bool {
+        run(&program(GUEST), frame, OUT) == Some(KEPT)
     }
 
-    fn frame(to: [u8; 6], kind: u16) -> Vec<u8> {
-        let mut frame = [to.as_slice(), &[2; 6], &kind.to_be_bytes()].concat();
+    fn frame(to: Mac, kind: u16) -> Vec<u8> {
+        let mut frame = [to.0.as_slice(), &[2; 6], &kind.to_be_bytes()].concat();
         frame.resize(60, 0);
         frame
     }
 
-    fn question(ip: [u8; 4]) -> Vec<u8> {
-        let mut frame = frame([0xff; 6], 0x0806);
-        frame[38..42].copy_from_slice(&ip);
-        frame
+    fn icmp6(kind: u8) -> Vec<u8> {
+        let (from_mac, to) = (Mac([2; 6]), Ipv6Addr::LOCALHOST);
+        Icmp6 { to_mac: GUEST, from_mac, to, from: to, message: &[kind, 0, 0, 0] }.write().expect("short enough")
     }
 
     #[test]
     fn what_is_for_the_guest_wakes_it_and_what_is_for_all_does_not() {
-        assert!(wakes(&CALLEE, &frame(CALLEE.mac.0, 0x0800)) && wakes(&CALLEE, &frame(CALLEE.mac.0, 0x86dd)));
-        assert!(!wakes(&CALLEE, &frame([2, 1, 2, 3, 4, 6], 0x0800)));
-        assert!(
-            !wakes(&CALLEE, &frame([0xff; 6], 0x0800)) && !wakes(&CALLEE, &frame([0x33, 0x33, 0, 0, 0, 1], 0x86dd))
-        );
-        assert!(wakes(&CALLEE, &question([10, 9, 1, 7])) && !wakes(&CALLEE, &question([10, 9, 1, 8])));
-        assert_eq!(run(&program(&CALLEE), &frame(CALLEE.mac.0, 0x0800), 0), Some(0), "what the guest sends");
+        assert!(wakes(&frame(GUEST, 0x0800)) && wakes(&frame(GUEST, 0x86dd)) && wakes(&frame(GUEST, 0x8100)));
+        assert!(!wakes(&frame(Mac([2, 1, 2, 3, 4, 6]), 0x0800)) && !wakes(&frame(Mac([2, 1, 2, 9, 4, 5]), 0x0800)));
+        assert!(!wakes(&frame(Mac([0xff; 6]), 0x0800)) && !wakes(&frame(Mac([0x33, 0x33, 0, 0, 0, 1]), 0x86dd)));
+        assert_eq!(run(&program(GUEST), &frame(GUEST, 0x0800), 0), Some(0), "what the guest sends");
     }
 
     #[test]
-    fn the_question_who_has_its_ipv6_address_wakes_it() {
-        let callee = Callee { ipv6: "fd00::12:3456".parse().ok(), ipv4: None, ..CALLEE };
-        assert!(wakes(&callee, &frame([0x33, 0x33, 0xff, 0x12, 0x34, 0x56], 0x86dd)));
-        assert!(!wakes(&callee, &frame([0x33, 0x33, 0xff, 0x12, 0x34, 0x57], 0x86dd)));
-        assert!(!wakes(&CALLEE, &frame([0x33, 0x33, 0xff, 0x12, 0x34, 0x56], 0x86dd)));
-        assert!(!wakes(&callee, &question([10, 9, 1, 7])));
+    fn who_has_an_address_is_no_call() {
+        assert!(!wakes(&frame(GUEST, 0x0806)) && !wakes(&frame(Mac([0xff; 6]), 0x0806)));
+        let calls: Vec<u8> = (0..=u8::MAX).filter(|kind| !wakes(&icmp6(*kind))).collect();
+        assert_eq!(calls, [133, 134, 135, 136, 137]);
     }
 }

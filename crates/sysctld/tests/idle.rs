@@ -233,6 +233,30 @@ fn ping(guest: std::net::Ipv4Addr) -> Duration {
     }
 }
 
+/// Sends a guest, out of the host's end of its link, what one kernel asks another or tells it: who has an address (RFC 826,
+/// RFC 4861), and what a router answers a link that came up.
+async fn chatter(daemon: &Daemon) {
+    use std::os::fd::AsFd;
+
+    use kernel::packet;
+    let state = daemon.client.get_instance_state("web1").await.expect("state");
+    let eth0 = &state.network.as_ref().expect("links")["eth0"];
+    let mac: model::Mac = eth0.hwaddr.parse().expect("an address");
+    let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", eth0.host_name)).expect("a link");
+    let index = index.trim().parse().expect("a number");
+    let nothing = [kernel::seccomp::Instruction { code: 0x06, jump_true: 0, jump_false: 0, value: 0 }];
+    let socket = packet::open(index, packet::EVERY_TYPE, packet::Side::In, &nothing).expect("a socket");
+    for (kind, at, byte) in
+        [(0x0806u16, 21, 1), (0x0806, 21, 2), (0x86dd, 54, 134), (0x86dd, 54, 135), (0x86dd, 54, 136)]
+    {
+        let mut frame = [mac.0.as_slice(), &[2; 6], &kind.to_be_bytes()].concat();
+        frame.resize(60, 0);
+        frame[20] = 58;
+        frame[at] = byte;
+        packet::send(socket.as_fd(), index, &frame).expect("sent");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ping_the_console_and_files_wake_a_guest_and_each_is_named() {
     let daemon = Daemon::new("idle-calls");
@@ -245,6 +269,7 @@ async fn a_ping_the_console_and_files_wake_a_guest_and_each_is_named() {
     let answered = tokio::task::spawn_blocking(move || ping(guest)).await.expect("an answer");
     causes.push(told(&mut events, "instance-woken").await.metadata["context"]["cause"].clone());
     told(&mut events, "instance-slept").await;
+    chatter(&daemon).await;
     let console = daemon.client.console_instance("web1", &Default::default()).await.expect("a console");
     causes.push(told(&mut events, "instance-woken").await.metadata["context"]["cause"].clone());
     console.input.close().await.expect("left");

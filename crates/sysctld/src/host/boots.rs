@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::network::wake::Callee;
 use engine::{HostEvent, InheritedSession, StepError};
 use model::scale::Watch;
 use model::{
-    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, KnobChange, NicSeen,
+    Boot, BootGen, BootSeen, DeviceName, End, GroupSeen, GuestSeen, HostFacts, InstanceId, KnobChange, Mac, NicSeen,
     RootGen, RootSource, Settings,
 };
 use runtime::cgroup::Groups;
@@ -534,7 +533,7 @@ impl Boots {
     }
 
     /// Links of a boot on the host, and whom they lead to.
-    pub(super) fn callees(&self, boot: Boot) -> Vec<(String, Callee)> {
+    pub(super) fn callees(&self, boot: Boot) -> Vec<(String, Mac)> {
         let entries = self.entries();
         entries.get(&boot).into_iter().flat_map(|entry| entry.nics.values()).map(AttachedNic::callee).collect()
     }

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::network::wake::{self, Callee};
+use ::network::wake;
 use engine::HostEvent;
-use model::{Boot, Rest};
+use model::{Boot, Mac, Rest};
 use runtime::protocol::{KeepEvent, KeepRequest, Nothing};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::Interest;
@@ -91,7 +91,7 @@ impl Rests {
                     }
                     None => {
                         let callees = boots.callees(boot).into_iter();
-                        callees.filter_map(|(link, callee)| socket(&link, &callee)).collect()
+                        callees.filter_map(|(link, mac)| socket(&link, mac)).collect()
                     }
                 };
                 tokio::spawn(until_called(boots.clone(), sockets, boot, self.events.clone()))
@@ -121,9 +121,9 @@ impl Rests {
     }
 }
 
-fn socket(link: &str, callee: &Callee) -> Option<AsyncFd<OwnedFd>> {
+fn socket(link: &str, mac: Mac) -> Option<AsyncFd<OwnedFd>> {
     let index = std::fs::read_to_string(format!("/sys/class/net/{link}/ifindex")).ok()?.trim().parse().ok()?;
-    let socket = wake::calls(index, callee);
+    let socket = wake::calls(index, mac);
     let socket = socket.inspect_err(|error| tracing::warn!(link, %error, "calls are not heard")).ok()?;
     channel::watch(socket, Interest::READABLE).ok()
 }

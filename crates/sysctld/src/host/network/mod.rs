@@ -18,7 +18,6 @@ use network::netlink::Socket;
 use network::nft::{self, NetworkRules, NicRules, TableName};
 use network::serve::{Gateway, GatewayConfig};
 use network::tunable;
-use network::wake::Callee;
 use network::{Error, Result};
 use sha2::{Digest, Sha256};
 
@@ -53,9 +52,8 @@ impl AttachedNic {
     }
 
     /// The host's end, and whom it leads to.
-    pub(super) fn callee(&self) -> (String, Callee) {
-        let NicRules { mac, ipv4, ipv6, .. } = self.rules;
-        (self.host_name.to_string(), Callee { mac, ipv4, ipv6 })
+    pub(super) fn callee(&self) -> (String, Mac) {
+        (self.host_name.to_string(), self.rules.mac)
     }
 }
 
