@@ -21,7 +21,7 @@ pub(crate) const KEPT: u64 = 10_000;
 /// Events that wait to be kept, at most 4 MB. That many pile up only while the database can't be written.
 const UNKEPT: usize = 2 * BEHIND;
 
-/// The front of what is kept is cut each time that so many were added.
+/// What is kept is counted, and its front cut, each time that so many were added.
 const CUT_EVERY: u64 = 256;
 
 /// Numbers that one run of the daemon begins with: no run tells that many, so none is ever told twice.
@@ -88,7 +88,7 @@ pub struct Events {
     unkept: Mutex<Unkept>,
     /// Something waits to be kept.
     waiting: Notify,
-    /// Kept since the front was cut.
+    /// Kept since those that are kept were counted.
     added: AtomicU64,
 }
 
@@ -240,12 +240,21 @@ impl Events {
 
     /// Whether enough was added that the front is to be cut.
     pub(crate) fn is_cut_due(&self) -> bool {
-        self.added.load(Ordering::Acquire) >= CUT_EVERY
+        self.added() >= CUT_EVERY
+    }
+
+    /// Events that were kept since they were counted.
+    pub(crate) fn added(&self) -> u64 {
+        self.added.load(Ordering::Acquire)
+    }
+
+    /// So many more have been counted.
+    pub(crate) fn counted(&self, added: u64) {
+        self.added.fetch_sub(added, Ordering::AcqRel);
     }
 
     /// The front is cut after `newest`. Returns what is to be remembered of that.
     pub(crate) fn cut(&self, newest: u64) -> Numbers {
-        self.added.store(0, Ordering::Release);
         let mut unkept = self.unkept();
         unkept.lost_through = unkept.lost_through.max(newest);
         self.numbers(&unkept)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Class, Op, Txn, TxnError};
+use store::{Class, Op, Store, Txn, TxnError};
 use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::events::{Event, Events, KEPT};
+use crate::events::{Event, KEPT};
 use crate::shared::Shared;
 
 /// How long an event waits for a commit that it can ride before it gets one of its own: most of them tell of something
@@ -60,6 +60,8 @@ impl Shared {
 pub(crate) fn follow(shared: &Arc<Shared>) {
     let (events, shared) = (shared.events.clone(), Arc::downgrade(shared));
     tokio::spawn(async move {
+        // How many are kept. They are counted once: that reads all of them.
+        let mut kept = None;
         loop {
             events.waiting().await;
             tokio::time::sleep(LINGER).await;
@@ -71,18 +73,67 @@ pub(crate) fn follow(shared: &Arc<Shared>) {
                 tokio::time::sleep(PAUSE).await;
             }
             if events.is_cut_due() {
-                cut(&shared, &events).await;
+                kept = cut(&shared, kept).await;
             }
         }
     });
 }
 
-/// Drops the oldest events beyond those that are kept, and remembers that there were some.
-async fn cut(shared: &Arc<Shared>, events: &Events) {
-    let store = shared.store.clone();
-    let newest = tokio::task::spawn_blocking(move || store.nth_newest_event(KEPT)).await;
-    if let Ok(Ok(Some(newest))) = newest {
-        drop(shared.submit(Class::Settled, vec![Op::DropEvents { below: newest + 1 }, events.cut(newest).put()]));
+/// Drops the oldest events beyond those that are kept, and remembers that there were some. `kept` is how many there were at
+/// the last time; returns how many there are now, as far as that is known.
+async fn cut(shared: &Arc<Shared>, kept: Option<u64>) -> Option<u64> {
+    let events = &shared.events;
+    let (store, added) = (shared.store.clone(), events.added());
+    let look = tokio::task::spawn_blocking(move || last_to_drop(&store, kept, added, KEPT));
+    let (left, last) = look.await.ok()?.ok()?;
+    events.counted(added);
+    if let Some(last) = last {
+        drop(shared.submit(Class::Settled, vec![Op::DropEvents { below: last + 1 }, events.cut(last).put()]));
+    }
+    left
+}
+
+/// The newest event to drop so that at most `most` are left, and how many are left then; `None` when that must be counted.
+fn last_to_drop(
+    store: &Store,
+    kept: Option<u64>,
+    added: u64,
+    most: u64,
+) -> std::result::Result<(Option<u64>, Option<u64>), TxnError> {
+    let count = match kept {
+        Some(kept) => kept + added,
+        None => store.event_count()?,
+    };
+    if count <= most {
+        return Ok((Some(count), None));
+    }
+    let last = store.nth_oldest_event(count - most - 1)?;
+    Ok((last.map(|_| most), last))
+}
+
+#[cfg(test)]
+mod tests {
+    use store::Memory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_kept_is_counted_once_and_cut_to_its_measure() {
+        let memory = Memory::default();
+        let store = Store::in_memory(memory.clone());
+        let tell = |from: u64, to: u64| {
+            let event = |sequence| Op::Event(store::Event { sequence, at_ms: 0, body: String::new() });
+            drop(store.submit(Txn { compare: Vec::new(), ops: (from..to).map(event).collect() }));
+            memory.take(None).expect("one waits").tell();
+        };
+        tell(101, 107);
+        assert_eq!(last_to_drop(&store, None, 6, 10), Ok((Some(6), None)));
+        tell(2_001, 2_008);
+        let found = last_to_drop(&store, Some(6), 7, 10);
+        assert_eq!(found, Ok((Some(10), Some(103))));
+        assert_eq!(last_to_drop(&store, None, 0, 10), found, "the same by counting");
+        // Who was wrong counts again.
+        assert_eq!(last_to_drop(&store, Some(40), 7, 10), Ok((None, None)));
     }
 }
 

@@ -452,14 +452,21 @@ impl Store {
         self.read(|c| query(c).map(|n| n as u64), Memory::last_event)
     }
 
-    /// Number of the event that has `newer` kept ones after it; `None` when there are not as many. Blocks for a read.
-    pub fn nth_newest_event(&self, newer: u64) -> Result<Option<u64>, TxnError> {
+    /// How many events are kept. Blocks, and reads all of them.
+    pub fn event_count(&self) -> Result<u64, TxnError> {
+        let query = |c: &Connection| c.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0));
+        self.read(|c| query(c).map(|n| n as u64), |memory| memory.events(0, u32::MAX).len() as u64)
+    }
+
+    /// Number of the event that has `older` kept ones before it; `None` when there are not as many. Blocks for a read, which
+    /// takes longer the more are before it.
+    pub fn nth_oldest_event(&self, older: u64) -> Result<Option<u64>, TxnError> {
         let query = |c: &Connection| {
-            c.prepare_cached("SELECT sequence FROM event ORDER BY sequence DESC LIMIT 1 OFFSET ?1")?
-                .query_row([newer as i64], |row| row.get::<_, i64>(0))
+            c.prepare_cached("SELECT sequence FROM event ORDER BY sequence LIMIT 1 OFFSET ?1")?
+                .query_row([older as i64], |row| row.get::<_, i64>(0))
                 .optional()
         };
-        let look = |memory: &Memory| memory.events(0, u32::MAX).iter().rev().nth(newer as usize).map(|e| e.sequence);
+        let look = |memory: &Memory| memory.events(0, u32::MAX).get(older as usize).map(|event| event.sequence);
         self.read(|c| query(c).map(|found| found.map(|n| n as u64)), look)
     }
 
