@@ -70,6 +70,20 @@ impl Flow {
     }
 }
 
+/// Waits until a guest was told to have another keeper.
+async fn replaced(events: &mut sysctl_client::Events, name: &str) {
+    let told = async {
+        loop {
+            let event = events.next().await.expect("events").expect("an event");
+            if event.metadata["action"] == "instance-keeper-replaced" {
+                assert_eq!(event.metadata["name"], name);
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, told).await.expect("an event");
+}
+
 #[tokio::test]
 async fn a_keeper_that_died_while_there_was_no_daemon_is_replaced_at_its_start() {
     let mut daemon = Daemon::new("keeper-alone");
@@ -155,6 +169,59 @@ async fn a_keeper_that_comes_late_makes_no_guest_for_a_daemon_that_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_and_the_spawn_process_that_die_together_take_no_guest_along() {
+    let daemon = Daemon::new("both");
+    daemon.import_busybox().await;
+    daemon.launch("a", &[]).await;
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    for round in 0..testkit::budget(3, 30) {
+        if round > 0 {
+            // The next boot has a keeper again that is init's parent.
+            daemon.change("a", "restart", true).await;
+        }
+        let init = daemon.init_pid("a").await;
+        let keeper = support::taken::parent(init).expect("a keeper");
+        let spawn = support::taken::spawn(&daemon.runtime_dir());
+        // It is asked for another keeper and dies before it answers.
+        support::signal(spawn, rustix::process::Signal::STOP);
+        support::signal(keeper, rustix::process::Signal::KILL);
+        testkit::eventually("its order", || has_order(spawn).then_some(()));
+        support::signal(spawn, rustix::process::Signal::KILL);
+        replaced(&mut events, "a").await;
+        assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive", "round {round}");
+        assert_eq!(daemon.init_pid("a").await, init);
+    }
+    daemon.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_can_have_no_keeper_runs_on_and_has_one_as_soon_as_it_can() {
+    let daemon = Daemon::with_own_programs("unkept");
+    daemon.import_busybox().await;
+    daemon.launch("a", &[]).await;
+    let init = daemon.init_pid("a").await;
+    let keeper = std::fs::read(support::program("sysctl-keeper")).expect("the keeper");
+    daemon.install("sysctl-keeper", b"#!/bin/sh\nexit 3\n");
+    support::signal(support::taken::spawn(&daemon.runtime_dir()), rustix::process::Signal::KILL);
+    support::signal(support::taken::parent(init).expect("a keeper"), rustix::process::Signal::KILL);
+    testkit::eventually("it to be given up", || {
+        daemon.log().contains("no other keeper for its guest boot=").then_some(())
+    });
+    let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
+    assert_eq!((daemon.status("a").await.as_str(), daemon.init_pid("a").await), ("Running", init));
+    // What needs no keeper is done.
+    daemon.change("a", "freeze", false).await;
+    daemon.change("a", "unfreeze", false).await;
+    let refused = daemon.exec_with("a", &order(&["true"]), b"").await.map(drop).expect_err("nobody to run it");
+    assert!(refused.to_string().contains("keeper"), "{refused}");
+    daemon.install("sysctl-keeper", &keeper);
+    replaced(&mut events, "a").await;
+    assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");
+    assert_eq!(daemon.init_pid("a").await, init);
+    daemon.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_keeper_is_found_at_once_and_nobody_else_notices() {
     let daemon = Daemon::new("dead");
     daemon.import_busybox().await;
@@ -172,16 +239,8 @@ async fn a_dead_keeper_is_found_at_once_and_nobody_else_notices() {
         let keeper = support::taken::parent(init).expect("a keeper");
         let killed = Instant::now();
         support::signal(keeper, rustix::process::Signal::KILL);
-        let told = async {
-            loop {
-                let event = events.next().await.expect("events").expect("an event");
-                if event.metadata["action"] == "instance-keeper-replaced" {
-                    assert_eq!(event.metadata["name"], "victim");
-                    return killed.elapsed();
-                }
-            }
-        };
-        taken.push(tokio::time::timeout(support::PATIENCE, told).await.expect("an event"));
+        replaced(&mut events, "victim").await;
+        taken.push(killed.elapsed());
         assert_eq!(daemon.init_pid("victim").await, init);
         assert_eq!(daemon.print("victim", &["echo", "alive"]).await, "alive");
     }

@@ -213,7 +213,8 @@ impl Boots {
                 Err(errno) => tracing::error!(%boot, %errno, "its keeper cannot be watched"),
             }
         }
-        self.replace_keeper(boot, None).await;
+        // Its guest runs on unkept, and each look at it tries again.
+        let _ = self.replace_keeper(boot, None).await;
     }
 
     /// The sessions that the former daemon began, taken up.
@@ -234,39 +235,49 @@ impl Boots {
         entry.ended = None;
     }
 
-    /// A keeper that does not answer is gone. A guest that still runs gets another one; else its end is noted.
-    async fn replace_keeper(self: &Arc<Self>, boot: Boot, sessions: Option<usize>) {
+    /// A keeper that does not answer is gone. A guest that still runs gets another one; else its end is noted. An error when
+    /// no other one can be had: its guest is as it was, and has no keeper that answers.
+    async fn replace_keeper(self: &Arc<Self>, boot: Boot, sessions: Option<usize>) -> Result<(), StepError> {
         let mut tries = 1;
-        let ended = loop {
-            let status = launch::read_status(&self.directory(boot));
-            match status.filter(|s| s.phase == phase::RUNNING) {
-                Some(status) if launch::is_same_process(status.pid, status.start) => {
-                    match self.adopt(boot, status.pid, status.start).await {
-                        Ok(()) => {
-                            let _ = self.events.try_send(HostEvent::KeeperLost { boot, sessions });
-                            return;
-                        }
-                        // The spawn process may have died as well, and is started again.
-                        Err(error) if tries < ADOPTIONS => {
-                            tracing::warn!(%boot, %error, "no other keeper for its guest yet");
-                            tries += 1;
-                            tokio::time::sleep(BETWEEN_ADOPTIONS).await;
-                        }
-                        Err(error) => {
-                            tracing::error!(%boot, %error, "no other keeper for its guest");
-                            break None;
-                        }
-                    }
+        while let Some((pid, start)) = self.alive(boot) {
+            match self.adopt(boot, pid, start).await {
+                Ok(()) => {
+                    let _ = self.events.try_send(HostEvent::KeeperLost { boot, sessions });
+                    return Ok(());
                 }
-                Some(status) => break Some(self.cause(status.pid).await),
-                // It never ran: nothing that ended.
-                None => break None,
+                // The spawn process may have died as well, and is started again.
+                Err(error) if tries < ADOPTIONS => {
+                    tracing::warn!(%boot, %error, "no other keeper for its guest yet");
+                    tries += 1;
+                    tokio::time::sleep(BETWEEN_ADOPTIONS).await;
+                }
+                Err(error) => {
+                    tracing::error!(%boot, %error, "no other keeper for its guest");
+                    return Err(error);
+                }
             }
+        }
+        let ended = match self.written(boot) {
+            Some(status) => Some(self.cause(status.pid).await),
+            // It never ran: nothing that ended.
+            None => None,
         };
         let mut entries = self.entries();
         let entry = entries.entry(boot).or_default();
         entry.keeper = None;
         entry.ended = ended;
+        Ok(())
+    }
+
+    /// What the keeper of a boot wrote down when its guest began to run.
+    fn written(&self, boot: Boot) -> Option<launch::KeptStatus> {
+        launch::read_status(&self.directory(boot)).filter(|status| status.phase == phase::RUNNING)
+    }
+
+    /// Pid and start time of the init of a boot that runs, whether it has a keeper or not.
+    fn alive(&self, boot: Boot) -> Option<(u32, u64)> {
+        let status = self.written(boot)?;
+        launch::is_same_process(status.pid, status.start).then_some((status.pid, status.start))
     }
 
     async fn adopt(self: &Arc<Self>, boot: Boot, pid: u32, start: u64) -> Result<(), StepError> {
@@ -331,8 +342,12 @@ impl Boots {
         let known: Vec<Boot> = self.entries().range(boots_of(id)).map(|(boot, _)| *boot).collect();
         let mut seen = BTreeMap::new();
         for boot in known {
-            if let Some(keeper) = self.keeper(boot).filter(|keeper| keeper.state().lost) {
-                self.replace_keeper(boot, Some(keeper.lost_sessions())).await;
+            match self.keeper(boot) {
+                Some(keeper) if keeper.state().lost => {
+                    self.replace_keeper(boot, Some(keeper.lost_sessions())).await?;
+                }
+                None if self.alive(boot).is_some() => self.replace_keeper(boot, None).await?,
+                Some(_) | None => {}
             }
             if let Some(state) = self.observe_boot(boot).await? {
                 seen.insert(boot.generation, state);
