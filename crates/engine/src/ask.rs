@@ -107,6 +107,7 @@ impl Worker<'_> {
         let mut accepted = Some(accepted);
         let result = self.run(&record, Class::Wish, allocate::claims(&record), &operation, &mut accepted).await;
         let refusal = result.as_ref().err().cloned();
+        self.shared.publish_names();
         self.finish(Some(&operation), result, &[record.wish]);
         answer(accepted, refusal, &operation);
         self.shared.wake_wired(&self.record());

@@ -237,10 +237,10 @@ impl Worker<'_> {
         // What could not be removed yet keeps its row, so that it is known whose it is.
         let gone = !record.wish.exists && record.error.is_none();
         self.set_record(&record);
+        let regranted = had.iter().any(|wish| wish.nics != record.wish.nics || wish.ids != record.wish.ids);
         let mut ops = if gone {
             vec![record.delete(), Op::ReleaseAll { owner: record.id.to_string() }]
         } else {
-            let regranted = had.iter().any(|wish| wish.nics != record.wish.nics || wish.ids != record.wish.ids);
             let mut ops = if regranted { allocate::claims_anew(&record) } else { Vec::new() };
             ops.push(record.put());
             ops
@@ -256,7 +256,9 @@ impl Worker<'_> {
         } else {
             self.shared.take_back(had, &record);
         }
-        self.shared.publish_names();
+        if gone || regranted {
+            self.shared.publish_names();
+        }
         if let Some((operation, view)) = ended {
             let old = self.shared.operations.retire(&view);
             if !old.is_empty() {
