@@ -111,6 +111,24 @@ fn last_to_drop(
     Ok((last.map(|_| most), last))
 }
 
+impl Engine {
+    /// What happened from number `from` on, as far as it is kept, in parts.
+    pub async fn past_events(&self, from: u64) -> Result<Past> {
+        // Memory before disk: what gets there meanwhile is in both.
+        let unkept = self.shared.events.unkept_from(from);
+        let store = self.shared.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.events(from, PAGE)).await;
+        let mut found = read.map_err(|error| crate::Error::Internal(error.to_string()))??;
+        let more = found.len() == PAGE as usize;
+        if !more {
+            let last = found.last().map_or(0, |event| event.sequence);
+            found.extend(unkept.into_iter().filter(|event| event.sequence > last));
+        }
+        let events = found.iter().filter_map(|event| serde_json::from_str(&event.body).ok()).collect();
+        Ok(Past { events, more })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use store::Memory;
@@ -134,23 +152,5 @@ mod tests {
         assert_eq!(last_to_drop(&store, None, 0, 10), found, "the same by counting");
         // Who was wrong counts again.
         assert_eq!(last_to_drop(&store, Some(40), 7, 10), Ok((None, None)));
-    }
-}
-
-impl Engine {
-    /// What happened from number `from` on, as far as it is kept, in parts.
-    pub async fn past_events(&self, from: u64) -> Result<Past> {
-        // Memory before disk: what gets there meanwhile is in both.
-        let unkept = self.shared.events.unkept_from(from);
-        let store = self.shared.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.events(from, PAGE)).await;
-        let mut found = read.map_err(|error| crate::Error::Internal(error.to_string()))??;
-        let more = found.len() == PAGE as usize;
-        if !more {
-            let last = found.last().map_or(0, |event| event.sequence);
-            found.extend(unkept.into_iter().filter(|event| event.sequence > last));
-        }
-        let events = found.iter().filter_map(|event| serde_json::from_str(&event.body).ok()).collect();
-        Ok(Past { events, more })
     }
 }

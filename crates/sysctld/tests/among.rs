@@ -79,7 +79,8 @@ async fn a_toolbox_sees_the_host_and_touches_nothing_of_it() {
 
     // A stop asks it in the way of programs, and ends what it has left behind.
     daemon.print("box1", &["sh", "-c", "sleep 515151 >/dev/null 2>&1 &"]).await;
-    assert_eq!(processes("sleep 515151").len(), 1);
+    // The shell has ended, but what it left behind may not have become that program yet.
+    testkit::eventually("the program", || (processes("sleep 515151").len() == 1).then_some(()));
     let begun = Instant::now();
     daemon.change("box1", "stop", false).await;
     let took = begun.elapsed();
@@ -90,6 +91,7 @@ async fn a_toolbox_sees_the_host_and_touches_nothing_of_it() {
     daemon.change("box1", "start", false).await;
     let init = daemon.init_pid("box1").await;
     daemon.print("box1", &["sh", "-c", "sleep 525252 >/dev/null 2>&1 &"]).await;
+    testkit::eventually("the program", || (processes("sleep 525252").len() == 1).then_some(()));
     let keeper = support::processes().into_iter().find(|process| process.pid == init).expect("it runs").parent;
     daemon.kill();
     for pid in [keeper, init] {
