@@ -5,8 +5,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+
+/// How long a daemon waits for the locks of the one before: what that was about to start when it was killed has them, too, until
+/// it has become another program.
+const HELD: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Makes a directory of ours; one that is there keeps its mode.
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), String> {
@@ -21,9 +27,15 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), String> {
 pub(crate) fn lock(directory: &Path) -> Result<File, String> {
     let path = directory.join("lock");
     let open = || -> io::Result<File> {
-        let file = File::options().write(true).create(true).truncate(false).open(&path)?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(file)
+        let (file, begun) = (File::options().write(true).create(true).truncate(false).open(&path)?, Instant::now());
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(error) if begun.elapsed() > HELD => return Err(error.into()),
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(AGAIN),
+                Err(error) => return Err(error.into()),
+            }
+        }
     };
     open().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => format!(

@@ -125,6 +125,28 @@ async fn two_daemons_share_a_host_and_two_on_one_directory_do_not() {
 }
 
 #[tokio::test]
+async fn a_daemon_waits_for_what_the_one_before_left_behind_with_its_locks() {
+    let mut daemon = Daemon::new("locks");
+    daemon.kill();
+    let path = daemon.state_dir().join("lock");
+    let held = std::fs::File::open(&path).expect("the lock");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("nobody else has it");
+    let mut next = daemon.command().stderr(Stdio::null()).spawn().expect("sysctld");
+    let links = format!("/proc/{}/fd", next.id());
+    testkit::eventually("it to come to the lock", || {
+        let mut links = std::fs::read_dir(&links).ok()?.flatten();
+        links.any(|link| std::fs::read_link(link.path()).is_ok_and(|to| to == path)).then_some(())
+    });
+    drop(held);
+    let socket = daemon.runtime_dir().join("unix.socket");
+    testkit::eventually("it to answer", || std::os::unix::net::UnixStream::connect(&socket).ok().map(drop));
+    next.kill().expect("killed");
+    next.wait().expect("its end");
+    daemon.start();
+    daemon.finish().await;
+}
+
+#[tokio::test]
 async fn a_daemon_that_is_not_root_says_so() {
     let daemon = Daemon::new("root");
     let output = std::process::Command::new("setpriv")
