@@ -154,9 +154,18 @@ async fn a_keeper_that_comes_late_makes_no_guest_for_a_daemon_that_is_gone() {
     testkit::eventually("the keeper to be held", || bound().map(drop));
     testkit::eventually("its order", || has_order(spare).then_some(()));
     daemon.kill();
+    // As if it had come as far as to clone its guest since the next daemon looked.
+    let mut cloned = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let boot = boots().next().expect("a boot").file_name();
+    let below = Path::new(&format!("sysctl-{}", support::mark(&daemon.state_dir()))).join(boot);
+    for group in support::group_roots().iter().map(|root| root.join(&below)).filter(|group| group.exists()) {
+        let group = Some(group.join("payload")).filter(|payload| payload.exists()).unwrap_or(group);
+        std::fs::write(group.join("cgroup.procs"), cloned.id().to_string()).expect("moved");
+    }
     daemon.start();
     let ended = daemon.client.wait_operation(&operation.id, Some(support::PATIENCE)).await.expect("an operation");
     assert!(ended.is_final() && ended.err.is_empty(), "{ended:?}\n{}", daemon.log());
+    assert!(!cloned.wait().expect("its end").success());
     let init = daemon.init_pid("a").await;
     tracer.detach(false);
     support::signal(spare, rustix::process::Signal::CONT);

@@ -512,7 +512,15 @@ impl Boots {
         let settings = settings.clone();
         // Known before there is anything of it: what a failure leaves half made is then seen, and removed.
         self.entries().entry(boot).or_default();
-        self.on_groups("create_group", move |groups| groups.create(boot, &settings, owner)).await?;
+        // A keeper that had its order of a daemon which ended may have come to it since this one looked.
+        let is_unkept = !self.has_keeper(boot);
+        let create = move |groups: &Groups| {
+            if is_unkept {
+                groups.kill(boot)?;
+            }
+            groups.create(boot, &settings, owner)
+        };
+        self.on_groups("create_group", create).await?;
         self.ears.add(boot);
         Ok(())
     }
