@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use engine::{ImageFacts, Progress, StepError};
 use images::recipe::{Architecture, Recipe};
@@ -42,6 +43,21 @@ pub(crate) struct Images {
     sending: Mutex<BTreeSet<String>>,
 }
 
+/// How often what a former daemon left is removed, and the pause in between.
+const REMOVALS: u32 = 50;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(20);
+
+/// Removes what a former daemon left. The child that worked on it for that one ends soon after it, and may make files until then.
+fn remove_left(path: &Path) {
+    for _ in 0..REMOVALS {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => std::thread::sleep(BETWEEN_REMOVALS),
+            // Doctor finds what could not be removed.
+            Ok(()) | Err(_) => return,
+        }
+    }
+}
+
 impl Images {
     pub(crate) fn new(
         state_dir: &Path,
@@ -65,7 +81,7 @@ impl Images {
                 // An image exists when its facts do: one without them was being removed.
                 let is_whole = entry.path().join("facts.json").exists();
                 if all || !is_whole || entry.file_name().to_string_lossy().starts_with('.') {
-                    let _ = fs::remove_dir_all(entry.path());
+                    remove_left(&entry.path());
                 }
             }
         }
@@ -382,4 +398,22 @@ pub(crate) fn load_recipes(
         }
     }
     Ok(recipes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_goes_although_somebody_makes_files_in_it_for_a_while() {
+        let scratch = testkit::Scratch::new("left");
+        let left = scratch.join(".partial-1");
+        fs::create_dir(&left).expect("mkdir");
+        let inside = left.clone();
+        let maker = std::thread::spawn(move || (0..3000).all(|n| fs::File::create(inside.join(n.to_string())).is_ok()));
+        testkit::eventually("the first file", || left.join("0").exists().then_some(()));
+        remove_left(&left);
+        maker.join().expect("the maker");
+        assert!(!left.exists());
+    }
 }
