@@ -88,7 +88,8 @@ impl HitWatch {
         // What it met before was somebody else's to tell.
         let before = self.groups.hits(boot).by_limit();
         let counts = before.into_iter().map(|(limit, told)| (limit, Count { told, at: None })).collect();
-        self.met().insert(boot, Met { counts, watches, ..Met::default() });
+        // Somebody else may have added it meanwhile, and expect something of it: at a start all are added beside the first looks.
+        self.met().entry(boot).or_insert(Met { counts, watches, ..Met::default() });
     }
 
     /// From now on it is told when a boot meets a limit at which something of ours is to happen.
@@ -194,5 +195,24 @@ mod tests {
         let told: Vec<u64> =
             (1..=180).filter_map(|second| count.due(5 + second * 10, begun + Duration::from_secs(second))).collect();
         assert_eq!(told, [10, 600, 600]);
+    }
+
+    #[tokio::test]
+    async fn who_is_expected_something_of_while_it_is_added_stays_so() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let layout = runtime::cgroup::find_layout(&mounts).expect("control groups");
+        let groups = Arc::new(Groups::new(&layout, &format!("sysctl-hits-{}", std::process::id())));
+        let hits = HitWatch::start(groups, mpsc::channel(1).0).expect("inotify");
+        let boots =
+            |n: u64| Boot { id: model::InstanceId(uuid::Uuid::from_u64_pair(1, n)), generation: model::BootGen(1) };
+        let actions = LimitActions { cpu: model::LimitAction::Freeze, ..LimitActions::default() };
+        let lost = (0..2000).map(boots).filter(|boot| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| hits.add(*boot));
+                scope.spawn(|| hits.expect(*boot, actions));
+            });
+            hits.met()[boot].actions != actions
+        });
+        assert_eq!(lost.count(), 0);
     }
 }
