@@ -190,15 +190,7 @@ async fn a_killed_keeper_is_replaced_and_its_guest_goes_on() {
     let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).expect("a parent");
     let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
     support::signal(keeper, rustix::process::Signal::KILL);
-    let told = async {
-        loop {
-            let event = events.next().await.expect("events").expect("an event");
-            if event.metadata["action"] == "instance-keeper-replaced" {
-                return event;
-            }
-        }
-    };
-    let event = tokio::time::timeout(support::PATIENCE, told).await.expect("an event");
+    let event = support::told(&mut events, "instance-keeper-replaced").await;
     assert_eq!(event.metadata["name"], "a");
     assert_eq!((daemon.init_pid("a").await, daemon.init_pid("b").await), (init, other));
     assert_eq!(daemon.print("a", &["echo", "alive"]).await, "alive");

@@ -84,10 +84,7 @@ async fn sleeps_and_wakes(daemon: &Daemon, name: &str) {
     let mut events = daemon.client.get_events(&Default::default()).await.expect("events");
     let awake = held().await;
     daemon.set(name, &[("idle.freeze", "2s")]).await.expect("set");
-    let slept = async {
-        while events.next().await.expect("events").expect("an event").metadata["action"] != "instance-slept" {}
-    };
-    tokio::time::timeout(support::PATIENCE, slept).await.expect("asleep");
+    support::told(&mut events, "instance-slept").await;
     let asleep = held().await;
     let begun = std::time::Instant::now();
     assert_eq!(daemon.print(name, &["systemctl", "is-active", "nginx"]).await, "active");

@@ -8,23 +8,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use support::Daemon;
-use sysctl_api::Event;
+use support::{Daemon, told};
 
 const MIB: u64 = 1 << 20;
-
-/// Waits until something is told of an instance, and returns it.
-async fn told(events: &mut sysctl_client::Events, action: &str) -> Event {
-    let wait = async {
-        loop {
-            let event = events.next().await.expect("events").expect("an event");
-            if event.metadata["action"] == action {
-                return event;
-            }
-        }
-    };
-    tokio::time::timeout(support::PATIENCE, wait).await.unwrap_or_else(|_| panic!("{action} was not told"))
-}
 
 async fn address(daemon: &Daemon) -> IpAddr {
     let state = daemon.client.get_instance_state("web1").await.expect("state");

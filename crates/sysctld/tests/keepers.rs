@@ -72,16 +72,8 @@ impl Flow {
 
 /// Waits until a guest was told to have another keeper.
 async fn replaced(events: &mut sysctl_client::Events, name: &str) {
-    let told = async {
-        loop {
-            let event = events.next().await.expect("events").expect("an event");
-            if event.metadata["action"] == "instance-keeper-replaced" {
-                assert_eq!(event.metadata["name"], name);
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(support::PATIENCE, told).await.expect("an event");
+    let event = support::told(events, "instance-keeper-replaced").await;
+    assert_eq!(event.metadata["name"], name);
 }
 
 #[tokio::test]
@@ -156,10 +148,12 @@ async fn a_keeper_that_comes_late_makes_no_guest_for_a_daemon_that_is_gone() {
     daemon.kill();
     // As if it had come as far as to clone its guest since the next daemon looked.
     let mut cloned = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let _cloned = support::Held::new(cloned.id());
     let boot = boots().next().expect("a boot").file_name();
     let below = Path::new(&format!("sysctl-{}", support::mark(&daemon.state_dir()))).join(boot);
     for group in support::group_roots().iter().map(|root| root.join(&below)).filter(|group| group.exists()) {
-        let group = Some(group.join("payload")).filter(|payload| payload.exists()).unwrap_or(group);
+        let payload = group.join("payload");
+        let group = if payload.exists() { payload } else { group };
         std::fs::write(group.join("cgroup.procs"), cloned.id().to_string()).expect("moved");
     }
     daemon.start();

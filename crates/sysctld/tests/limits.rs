@@ -171,15 +171,7 @@ async fn it_is_told_which_limit_bit_and_a_neighbour_does_not_feel_it() {
     let elapsed = begun.elapsed();
     assert_eq!(killed.code, 137, "{killed:?}");
     assert!(elapsed < testkit::allowed(Duration::from_secs(5)), "the hog lived for {elapsed:?}");
-    let told = async {
-        loop {
-            let event = events.next().await.expect("events").expect("an event");
-            if event.metadata["action"] == "instance-out-of-memory" {
-                return event;
-            }
-        }
-    };
-    let event = tokio::time::timeout(support::PATIENCE, told).await.expect("a kill is told");
+    let event = support::told(&mut events, "instance-out-of-memory").await;
     assert_eq!(event.metadata["source"], "/1.0/instances/web1", "{event:?}");
     assert!(event.metadata["context"]["kills"].as_u64().is_some_and(|n| n > 0), "{event:?}");
     if std::fs::File::open("/dev/kmsg").is_ok() {

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sysctl_api::{DoctorReport, ExecPost, InstancePut, InstanceSource, InstancesPost, Operation, StatePut};
-use sysctl_client::{Client, Error, ImageUpload, ImageWords};
+use sysctl_api::{DoctorReport, Event, ExecPost, InstancePut, InstanceSource, InstancesPost, Operation, StatePut};
+use sysctl_client::{Client, Error, Events, ImageUpload, ImageWords};
 use testkit::Scratch;
 
 /// Longest wait for anything that the daemon promises.
@@ -467,6 +467,19 @@ impl Drop for Held {
     fn drop(&mut self) {
         let _ = rustix::process::pidfd_send_signal(&self.0, rustix::process::Signal::KILL);
     }
+}
+
+/// Waits until this is told of something, and returns it.
+pub async fn told(events: &mut Events, action: &str) -> Event {
+    let told = async {
+        loop {
+            let event = events.next().await.expect("events").expect("an event");
+            if event.metadata["action"] == action {
+                return event;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{action} was not told"))
 }
 
 pub fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
